@@ -1,0 +1,106 @@
+"""The tree of errors every room raises, each with a stable code.
+
+    NoetlError
+    ├── InvalidError        what was given is wrong; the same call fails again
+    │   ├── RecordError         bytes in the log that are no valid append
+    │   ├── PlaybookError       a document with findings
+    │   ├── TemplateError       a text that cannot be evaluated
+    │   ├── SettingsError       environment or options
+    │   └── NotFoundError       an entity that does not exist
+    ├── ConflictError       somebody else got there first
+    │   └── FencedError         the lease of the shard has moved on
+    ├── UnavailableError    a dependency is away; the same call may succeed later
+    │   └── LogFullError        the log refuses appends until it is trimmed
+    ├── RefusedError        not allowed
+    ├── LimitExceededError  a named limit was hit
+    └── ToolError           what a tool says went wrong
+
+Callers branch on the class, operators search for the code, and whether to retry is
+read from ``retryable``, never from the text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NoetlError(Exception):
+    """Root of all errors of this product."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+
+class InvalidError(NoetlError):
+    """What was given is wrong; the same call fails again."""
+
+    code = "invalid"
+
+
+class RecordError(InvalidError):
+    """Bytes that are no valid append; the message names the field."""
+
+    code = "record"
+
+
+class SettingsError(InvalidError):
+    """Settings that cannot be used; the message names every variable at fault."""
+
+    code = "settings"
+
+
+class NotFoundError(InvalidError):
+    """An entity that does not exist."""
+
+    code = "not_found"
+
+
+class TemplateError(InvalidError):
+    """A text that cannot be parsed or evaluated."""
+
+    code = "template"
+
+
+class ConflictError(NoetlError):
+    """Somebody else got there first."""
+
+    code = "conflict"
+
+
+class FencedError(ConflictError):
+    """The lease of the shard has moved on: this owner may say nothing more."""
+
+    code = "fenced"
+
+
+class UnavailableError(NoetlError):
+    """A dependency is away; the same call may succeed later."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class LogFullError(UnavailableError):
+    """The log refuses appends until it is trimmed."""
+
+    code = "log_full"
+
+
+class RefusedError(NoetlError):
+    """Not allowed."""
+
+    code = "refused"
+
+
+class LimitExceededError(NoetlError):
+    """A named limit was hit.
+
+    Attributes:
+        limit: the setting's name, also the label of ``noetl_limit_hits_total``.
+    """
+
+    code = "limit"
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit

@@ -1,0 +1,279 @@
+"""What is in the log: appends, records, events, and their wire form.
+
+One message is one append: a list of records, each one or more events of one execution
+(RT-NATS-5). Payloads (``context``, ``result``, ``meta``) stay raw JSON until somebody
+needs them: decoding the head of a message costs a tenth of decoding all of it.
+Decoding is total: a valid append, or one :class:`RecordError` that names the field.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from msgspec import DecodeError, Raw, Struct, ValidationError
+from msgspec.json import Decoder, Encoder
+
+from state_builder.errors import RecordError
+from state_builder.ids import EVENTS_PER_APPEND_MAX
+
+JSON: TypeAlias = (
+    "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+)
+
+NOTHING: Final = Raw(b"")
+"""The payload of an event that has none; absent on the wire."""
+
+FORMAT_VERSION: Final = 1
+
+_encoder = Encoder(enc_hook=None)
+encode_json = _encoder.encode
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One fact or decision, short as on the wire; its id is its place in the log.
+
+    Attributes:
+        type: RT-EVT §3.2.
+        at: emitter's clock, RFC 3339 UTC; never decides order.
+        step: step name, empty for events of the whole execution.
+        visit: the step's generation, from 1.
+        iteration: loop index as text, ``f<frame>r<row>`` or ``f<frame>``, or empty.
+        kind: tool kind of a command.
+        status: upper-case outcome, or the tool's own word on ``command.completed``.
+        attempt: which issue of the command, from 1; 0 where it means nothing.
+        delivery: how often the broker had handed the command out; a hint.
+        pending: the command parked its step, an outside call-back ends it.
+        cause: id of the event that led to this one, decimal; a record's ``cause``
+            holds where an event names none.
+        due: when a timer fires, Unix seconds.
+        code: machine-readable reason of an error.
+        error: text for people, at most 2,000 characters.
+        context: inputs of what is described (JSON object).
+        result: envelope ``{status, context?, reference?}`` (RT-ING-3).
+        meta: anything else (JSON object).
+    """
+
+    type: str
+    at: str = ""
+    step: str = ""
+    visit: int = 0
+    iteration: str = ""
+    kind: str = ""
+    status: str = ""
+    command_id: str = ""
+    attempt: int = 0
+    delivery: int = 0
+    pending: bool = False
+    worker_id: str = ""
+    pool: str = ""
+    cause: str = ""
+    timer: str = ""
+    due: float = 0.0
+    code: str = ""
+    error: str = ""
+    context: Raw = NOTHING
+    result: Raw = NOTHING
+    meta: Raw = NOTHING
+
+
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Events of one execution that are stored or refused together, in order."""
+
+    execution_id: str
+    events: list[Event]
+    cause: str = ""
+
+
+class Append(Struct, frozen=True, kw_only=True):
+    """One message of the log."""
+
+    records: list[Record]
+    v: int = FORMAT_VERSION
+
+
+class Lease(Struct, frozen=True, kw_only=True):
+    """What a lease message says; its sequence in the log is the epoch."""
+
+    holder: str
+    since: str
+
+
+_append_decoder = Decoder(Append)
+_lease_decoder = Decoder(Lease)
+
+
+def encode_append(records: list[Record]) -> bytes:
+    """The bytes of one message; 1 to 1,000 events in all (RT-NATS-5)."""
+    return _encoder.encode(Append(records=records))
+
+
+def decode_append(data: bytes) -> Append:
+    """A valid append, or :class:`RecordError`.
+
+    The payloads of the events are views that keep ``data`` alive: copy what is kept.
+    """
+    try:
+        append = _append_decoder.decode(data)
+    except (ValidationError, DecodeError) as error:
+        raise RecordError(f"not an append: {error}") from error
+    if append.v != FORMAT_VERSION:
+        raise RecordError(
+            f"append of format version {append.v}, this build reads {FORMAT_VERSION}"
+        )
+    if not append.records or any(not record.events for record in append.records):
+        raise RecordError("append without records, or a record without events")
+    if sum(len(record.events) for record in append.records) > EVENTS_PER_APPEND_MAX:
+        raise RecordError(f"more than {EVENTS_PER_APPEND_MAX} events in one append")
+    return append
+
+
+def encode_lease(lease: Lease) -> bytes:
+    """The bytes of a lease message."""
+    return _encoder.encode(lease)
+
+
+def decode_lease(data: bytes) -> Lease:
+    """A valid lease, or :class:`RecordError`."""
+    try:
+        return _lease_decoder.decode(data)
+    except (ValidationError, DecodeError) as error:
+        raise RecordError(f"not a lease: {error}") from error
+
+
+TERMINAL_STATUS: Final[dict[str, str]] = {
+    "playbook.completed": "COMPLETED",
+    "playbook_completed": "COMPLETED",
+    "execution.completed": "COMPLETED",
+    "workflow.completed": "COMPLETED",
+    "playbook.failed": "FAILED",
+    "playbook_failed": "FAILED",
+    "execution.failed": "FAILED",
+    "workflow.failed": "FAILED",
+    "playbook_cancelled": "CANCELLED",
+    "playbook.cancelled": "CANCELLED",
+    "execution.cancelled": "CANCELLED",
+}
+"""Every spelling of a terminal event and the status it means (RT-EVT-1)."""
+
+GENESIS: Final = "playbook_started"
+
+RESERVED_TYPES: Final[frozenset[str]] = frozenset(TERMINAL_STATUS) | {
+    GENESIS,
+    "command.issued",
+    "step.enter",
+    "step.exit",
+    "step.skipped",
+    "step_failed",
+    "ctx.updated",
+    "timer.set",
+    "timer.fired",
+    "playbook.cancel_requested",
+    "playbook.finalize_requested",
+}
+"""Types only owner and server append; refused from outside (RT-ING-6)."""
+
+
+class Genesis(Struct, kw_only=True, omit_defaults=True):
+    """``playbook_started.context``: all an execution is born with."""
+
+    catalog_id: str
+    path: str
+    version: int
+    workload: Raw = NOTHING
+    pool: str = "shared"
+    parent_execution_id: str = ""
+    parent_command_id: str = ""
+    depth: int = 0
+    trace: Raw = NOTHING
+    payload: Raw = NOTHING
+    env: Raw = NOTHING
+
+
+class CommandContext(Struct, kw_only=True, omit_defaults=True):
+    """``command.issued.context``: with the blobs it names, enough to run the tool.
+
+    Attributes:
+        tool_config: the tool as the author wrote it, normalised, unrendered:
+            ``{"kind": …, …}`` or ``{"kind": "task_sequence", "tasks": [{"label": …,
+            "kind": …, …}, …]}``.
+        args: the step's own ``input`` (templates), under the tool's.
+        render_context: the slice of names the texts need; see
+            :class:`CommandNames`.
+        timeout_s: the tool's time to run where it names none itself.
+    """
+
+    tool_config: Raw
+    args: Raw = NOTHING
+    render_context: Raw = NOTHING
+    timeout_s: float = 0.0
+    retry: Raw = NOTHING
+
+
+class CommandNames(Struct, kw_only=True, omit_defaults=True):
+    """``render_context``: the rows of PB-450 a worker needs, as raw JSON.
+
+    Attributes:
+        args, overlay: what the token brought: arc ``args`` and arc ``set``.
+        ctx: execution variables.
+        steps: step name → ``{"form": …, "value": …}``, see
+            :class:`state_builder.template.StepResult`.
+        workload: the recorded workload, or the keys of it that are needed.
+        iteration: ``{"name": iterator, "value": element, "index": i, "total": n}``.
+        event: ``{"name", "type"}`` of the completion that led here.
+        weak: ``result``/``error`` of that step, ``job`` parts, ``path`` … (PB-462).
+    """
+
+    args: Raw = NOTHING
+    overlay: Raw = NOTHING
+    ctx: Raw = NOTHING
+    steps: Raw = NOTHING
+    workload: Raw = NOTHING
+    iteration: Raw = NOTHING
+    event: Raw = NOTHING
+    weak: Raw = NOTHING
+
+
+class ToolFailure(Struct, kw_only=True, omit_defaults=True):
+    """The error object of PB-100: what policies, arcs and people see."""
+
+    kind: str
+    message: str
+    code: str = ""
+    retryable: bool = False
+    status_code: int | None = None
+    retry_after: float | None = None
+    source: str = ""
+
+
+class ToolOutcome(Struct, kw_only=True, omit_defaults=True):
+    """What running a command gave: ``result.context`` of ``call.done``/``call.error``.
+
+    Attributes:
+        form: how later templates read ``data``: ``plain``, ``http`` or ``pipeline``.
+        data: any JSON.
+        error: set on failure, and where a policy absorbed one.
+        updates: execution variables set by the tool, in order of setting
+            (``{"x": …, "a.b": …}``).
+        helpers: ``http``, ``pg``, ``py``, ``exit_code``, ``stdout`` … of PB-100.
+        runs: how often the tool ran (retries included).
+        duration_ms: all runs together.
+    """
+
+    form: str = "plain"
+    data: Raw = NOTHING
+    error: ToolFailure | None = None
+    updates: Raw = NOTHING
+    helpers: Raw = NOTHING
+    runs: int = 1
+    duration_ms: float = 0.0
+
+
+class ResultEnvelope(Struct, kw_only=True, omit_defaults=True):
+    """``result`` of an event (RT-ING-3)."""
+
+    status: str
+    context: ToolOutcome | None = None
+    reference: Raw = NOTHING
+
+
+outcome_envelope_decoder = Decoder(ResultEnvelope)

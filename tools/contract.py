@@ -1,0 +1,101 @@
+"""What a tool is given and what it gives back.
+
+A kind is a class registered by name. It gets its configuration fully rendered, with
+credentials merged in, and a :class:`CallContext`; it returns a :class:`ToolResult` or
+raises :class:`tools.errors.ToolCallError`. It never renders a template, reads the
+environment or keeps state between calls other than pools of connections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from state_builder.records import JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolLimits:
+    """Bounds of one worker's tools; every field is a setting.
+
+    Attributes:
+        timeout_s: TL-LIM-01, where neither tool nor step name one.
+        http_body_bytes_max, output_bytes_max, rows_max, result_bytes_max: TL-LIM-04.
+        sequence_runs_max: TL-TS-25.
+        python_rss_mb_max: address space of a child that runs user code; 0 = none.
+        python_children_max: warm child processes.
+        pg_connections_max: TL-PG-12, of the whole worker.
+        data_dir: files of tools live below it (TL-SEC-04).
+        file_roots: further roots tools may read and write.
+        http_deny_cidrs: TL-SEC-05.
+        http_trust_env: TL-HT-13.
+    """
+
+    timeout_s: float = 300.0
+    http_body_bytes_max: int = 64 << 20
+    output_bytes_max: int = 16 << 20
+    rows_max: int = 100_000
+    result_bytes_max: int = 64 << 20
+    sequence_runs_max: int = 1_000_000
+    python_rss_mb_max: int = 0
+    python_children_max: int = 4
+    pg_connections_max: int = 20
+    data_dir: str = ".noetl/data"
+    file_roots: tuple[str, ...] = ()
+    http_deny_cidrs: tuple[str, ...] = ("169.254.0.0/16", "fe80::/10")
+    http_trust_env: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallContext:
+    """Where a call stands.
+
+    Attributes:
+        timeout_s: how long this call may run; the runner also enforces it.
+        variables: what python code sees as ``variables``/``context`` (TL-PY-04).
+        traceparent: W3C context for outgoing calls and children, or empty.
+    """
+
+    execution_id: str
+    command_id: str
+    step: str
+    attempt: int
+    timeout_s: float
+    limits: ToolLimits
+    path: str = ""
+    traceparent: str = ""
+    variables: dict[str, JSON] = field(default_factory=dict)
+    workload: dict[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolResult:
+    """What a call gave (TL-RES-01): ``data`` is strict JSON.
+
+    Attributes:
+        form: how later texts read ``data``: ``plain`` or ``http``.
+        helpers: ``http``, ``pg``, ``py``, ``exit_code``, ``stdout``, ``stderr`` of
+            the outcome envelope (TL-OUT-03).
+    """
+
+    data: JSON
+    form: str = "plain"
+    helpers: dict[str, JSON] = field(default_factory=dict)
+
+
+class Tool(Protocol):
+    """One kind (TL-INT-01)."""
+
+    kind: str
+
+    def validate(self, config: dict[str, JSON]) -> dict[str, JSON]:
+        """Canonical configuration: aliases resolved, numbers and booleans coerced.
+
+        Pure. Raises ToolCallError of kind ``configuration`` that names the field.
+        """
+
+    async def run(self, config: dict[str, JSON], call: CallContext) -> ToolResult:
+        """Do it. Raises ToolCallError; cancelling stops all it started."""
+
+    async def close(self) -> None:
+        """Give back what is kept between calls."""
