@@ -9,6 +9,7 @@
     │   └── NotFoundError       an entity that does not exist
     ├── ConflictError       somebody else got there first
     │   └── FencedError         the lease of the shard has moved on
+    ├── LostDataError       the log no longer has what it once confirmed
     ├── UnavailableError    a dependency is away; the same call may succeed later
     │   └── LogFullError        the log refuses appends until it is trimmed
     ├── RefusedError        not allowed
@@ -71,6 +72,12 @@ class FencedError(ConflictError):
     """The lease of the shard has moved on: this owner may say nothing more."""
 
     code = "fenced"
+
+
+class LostDataError(NoetlError):
+    """The log no longer has what it once confirmed: repair it before going on."""
+
+    code = "lost_data"
 
 
 class UnavailableError(NoetlError):

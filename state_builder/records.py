@@ -8,6 +8,7 @@ Decoding is total: a valid append, or one :class:`RecordError` that names the fi
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from msgspec import DecodeError, Raw, Struct, ValidationError
@@ -29,6 +30,12 @@ _encoder = Encoder(enc_hook=None)
 encode_json = _encoder.encode
 
 
+def timestamp(unix_s: float) -> str:
+    """Unix seconds as RFC 3339 UTC with microseconds (RT-API-5)."""
+    text = datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One fact or decision, short as on the wire; its id is its place in the log.
 
@@ -45,7 +52,8 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
         pending: the command parked its step, an outside call-back ends it.
         cause: id of the event that led to this one, decimal; a record's ``cause``
             holds where an event names none.
-        due: when a timer fires, Unix seconds.
+        child: execution id of the child a ``playbook`` command starts.
+        timer, due: a timer's name, and when it fires in Unix seconds.
         code: machine-readable reason of an error.
         error: text for people, at most 2,000 characters.
         context: inputs of what is described (JSON object).
@@ -67,6 +75,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     worker_id: str = ""
     pool: str = ""
     cause: str = ""
+    child: str = ""
     timer: str = ""
     due: float = 0.0
     code: str = ""
@@ -173,6 +182,14 @@ RESERVED_TYPES: Final[frozenset[str]] = frozenset(TERMINAL_STATUS) | {
 """Types only owner and server append; refused from outside (RT-ING-6)."""
 
 
+class CallMode(Struct, kw_only=True, omit_defaults=True):
+    """How a waiting caller wants its child's end told (PB-603); ``step`` is its own."""
+
+    step: str = ""
+    tolerant: bool = False
+    result_step: str = ""
+
+
 class Genesis(Struct, kw_only=True, omit_defaults=True):
     """``playbook_started.context``: all an execution is born with."""
 
@@ -184,6 +201,7 @@ class Genesis(Struct, kw_only=True, omit_defaults=True):
     parent_execution_id: str = ""
     parent_command_id: str = ""
     depth: int = 0
+    call: CallMode | None = None
     trace: Raw = NOTHING
     payload: Raw = NOTHING
     env: Raw = NOTHING
@@ -251,6 +269,7 @@ class ToolOutcome(Struct, kw_only=True, omit_defaults=True):
     Attributes:
         form: how later templates read ``data``: ``plain``, ``http`` or ``pipeline``.
         data: any JSON.
+        failed: the command failed; without it an ``error`` is one a policy absorbed.
         error: set on failure, and where a policy absorbed one.
         updates: execution variables set by the tool, in order of setting
             (``{"x": …, "a.b": …}``).
@@ -260,6 +279,7 @@ class ToolOutcome(Struct, kw_only=True, omit_defaults=True):
     """
 
     form: str = "plain"
+    failed: bool = False
     data: Raw = NOTHING
     error: ToolFailure | None = None
     updates: Raw = NOTHING

@@ -1,0 +1,205 @@
+"""What the owner of a shard answers: live status, is this command obsolete (§4).
+
+An owner answers only when it has folded at least what the asker saw and its lease was
+confirmed lately; otherwise it stays silent and the asker takes another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+import structlog
+
+from noetl_worker.daemons.owner import OwnedShard, Owner
+from state_builder.errors import FencedError, UnavailableError
+from state_builder.ports import Clock, EventLog, Signals
+from state_builder.records import JSON, Event, Record, timestamp
+from state_builder.state import OpenCommand, State
+
+log = structlog.get_logger(__name__)
+
+CONFIRMED_FOR_S = 5.0
+"""How long a look at the lease is believed."""
+
+FOLD_WAIT_S = 2.0
+"""How long to wait for the log to reach what the asker saw."""
+
+STARTS_MAX = 4
+"""Starts without a result that are allowed; in place of the next comes ``poison``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPorts:
+    """What answering may touch."""
+
+    log: EventLog
+    signals: Signals
+    clock: Clock
+
+
+class Answers:
+    """Answers questions about the executions of owned shards."""
+
+    def __init__(self, ports: AnswerPorts, owner: Owner) -> None:
+        self._ports = ports
+        self._owner = owner
+        self._confirmed: dict[int, float] = {}
+        self._closers: dict[int, Callable[[], Awaitable[None]]] = {}
+
+    async def open(self, owned: OwnedShard) -> None:
+        """Answer for this shard from now on."""
+        await self.close(owned.shard)
+
+        async def answer(question: dict[str, JSON]) -> dict[str, JSON] | None:
+            return await self._answer(owned, question)
+
+        self._closers[owned.shard] = await self._ports.signals.answer(
+            owned.shard, answer
+        )
+
+    async def close(self, shard: int) -> None:
+        """Answer for this shard no more."""
+        closer = self._closers.pop(shard, None)
+        if closer is not None:
+            await closer()
+
+    async def _answer(
+        self, owned: OwnedShard, question: dict[str, JSON]
+    ) -> dict[str, JSON] | None:
+        sequence = question.get("sequence") or 0
+        if not isinstance(sequence, int) or owned.lost:
+            return None
+        with anyio.move_on_after(FOLD_WAIT_S):
+            while not owned.ready or owned.index.position < sequence:
+                await self._owner.moved.wait()
+        if not owned.ready or owned.index.position < sequence or owned.lost:
+            return None
+        if not await self._confirm(owned):
+            return None
+        eid = str(question.get("execution_id"))
+        if question.get("kind") == "command":
+            return await self._obsolete(owned, eid, str(question.get("command_id")))
+        return status_of(owned, eid)
+
+    async def _confirm(self, owned: OwnedShard) -> bool:
+        now = self._ports.clock.monotonic()
+        if now - self._confirmed.get(owned.shard, -CONFIRMED_FOR_S) < CONFIRMED_FOR_S:
+            return True
+        try:
+            current = await self._ports.log.lease_sequence(owned.shard)
+        except UnavailableError:
+            return False
+        if current != owned.epoch:
+            self._owner.lose(owned, "the lease is another's")
+            return False
+        self._confirmed[owned.shard] = now
+        return True
+
+    async def _obsolete(
+        self, owned: OwnedShard, eid: str, command_id: str
+    ) -> dict[str, JSON]:
+        """Need this command still run? Its 5th start is refused (design §5)."""
+        entry = owned.index.open.get(eid)
+        command = None if entry is None else entry.state.commands.get(command_id)
+        if entry is None or command is None:
+            return {"obsolete": True}
+        if command.starts < STARTS_MAX:
+            return {"obsolete": False}
+        await self._poison(owned, eid, command_id, command)
+        return {"obsolete": True}
+
+    async def _poison(
+        self, owned: OwnedShard, eid: str, command_id: str, command: OpenCommand
+    ) -> None:
+        text = (
+            f"started {command.starts} times without a result; "
+            "it seems to take its worker down"
+        )
+        log.error("command.poisoned", execution_id=eid, command_id=command_id)
+        event = Event(
+            type="command.failed",
+            at=timestamp(self._ports.clock.now()),
+            step=command.step,
+            status="FAILED",
+            command_id=command_id,
+            attempt=command.attempt,
+            code="poison",
+            error=text,
+        )
+        try:
+            await self._ports.log.append(
+                owned.shard,
+                [Record(execution_id=eid, events=[event])],
+                message_id=f"{command_id}:poison",
+                epoch=owned.epoch,
+            )
+        except FencedError as error:
+            self._owner.lose(owned, str(error))
+
+
+def status_of(owned: OwnedShard, eid: str) -> dict[str, JSON] | None:
+    """The live status of an execution, None when this shard does not know it."""
+    state = owned.index.find(eid)
+    if state is None or state.genesis is None:
+        return None
+    steps = state.steps
+    done = [name for name, step in steps.items() if step.status == "completed"]
+    failed = [name for name, step in steps.items() if step.status == "failed"]
+    running = [name for name, step in steps.items() if step.active is not None]
+    return {
+        "execution_id": eid,
+        "path": state.genesis.path,
+        "catalog_id": state.genesis.catalog_id,
+        "version": state.genesis.version,
+        "parent_execution_id": state.genesis.parent_execution_id or None,
+        "status": state.terminal or "RUNNING",
+        "current_step": running[0] if running else state.last_step or None,
+        "completed_steps": list(done),
+        "failed_steps": list(failed),
+        "running_steps": list(running),
+        "total_steps": len(steps),
+        "variables": state.ctx,
+        "start_time": state.started_at,
+        "end_time": state.ended_at or None,
+        "error": state.error or None,
+        "last_event_type": state.last_type,
+        "last_event_id": str(state.head.event_id),
+        "event_count": state.head.count,
+        "sequence": owned.index.position,
+        "waiting": waiting_for(state),
+    }
+
+
+def waiting_for(state: State) -> list[JSON]:
+    """What an open execution waits for, each thing by name."""
+    found: list[JSON] = []
+    for command_id, command in state.commands.items():
+        kind = "child" if command.child else "callback" if command.parked else "command"
+        found.append(
+            {
+                "kind": kind,
+                "step": command.step,
+                "command_id": command_id,
+                "iteration": command.iteration or None,
+                "since": command.started_at or command.issued_at,
+                "pool": command.pool or None,
+                "starts": command.starts,
+                "worker": command.worker or None,
+                "child": command.child or None,
+            }
+        )
+    for name, due in state.timers.items():
+        found.append({"kind": "timer", "timer": name, "due": timestamp(due)})
+    for name in state.live:
+        step = state.steps[name]
+        if step.tokens and step.active is None:
+            found.append(
+                {
+                    "kind": "join",
+                    "step": name,
+                    "arrived_from": [token.origin for token in step.tokens],
+                }
+            )
+    return found

@@ -1,0 +1,366 @@
+"""A tool worker: pull a command, run its tool, append one record, acknowledge (§5).
+
+The acknowledgement comes after the record is stored, never before, never because of a
+cancellation. One watch task extends deadlines and announces long runs, apart from the
+tools: a tool that burns CPU elsewhere does not cost the command its deadline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+from msgspec import Raw
+from msgspec.json import decode as decode_json
+
+from state_builder.errors import LimitExceededError, RecordError
+from state_builder.ports import (
+    Clock,
+    Command,
+    CommandQueue,
+    Delivery,
+    EventLog,
+    Observer,
+    Signals,
+    ToolRunner,
+)
+from state_builder.records import (
+    Event,
+    Record,
+    ResultEnvelope,
+    ToolFailure,
+    ToolOutcome,
+    decode_append,
+    encode_json,
+    timestamp,
+)
+
+log = structlog.get_logger(__name__)
+
+WATCH_S = 0.1
+"""How often running commands are looked at."""
+
+CANCELLED_KEPT_S = 3600.0
+ERROR_TEXT_MAX = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorSettings:
+    """One tool worker.
+
+    Attributes:
+        slots: commands at once.
+        started_after_s: a command still running then is announced (RT-EVT-6).
+        ack_wait_s: the pools' ack deadline; extended at a third of it.
+        ask_timeout_s: how long to wait for an owner's answer (RT-NATS-44).
+        nak_first_s, nak_max_s: delay of work given back, doubling.
+        drain_s: how long commands may go on after SIGTERM (RT-WRK-20).
+    """
+
+    worker_id: str
+    pools: tuple[str, ...] = ("shared",)
+    slots: int = 4
+    started_after_s: float = 0.25
+    ack_wait_s: float = 30.0
+    ask_timeout_s: float = 2.0
+    nak_first_s: float = 5.0
+    nak_max_s: float = 60.0
+    drain_s: float = 25.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorPorts:
+    """What a tool worker may touch."""
+
+    log: EventLog
+    commands: CommandQueue
+    signals: Signals
+    runner: ToolRunner
+    clock: Clock
+    observer: Observer
+
+
+@dataclass(kw_only=True, eq=False)
+class Running:
+    """A command this worker is at."""
+
+    delivery: Delivery
+    execution_id: str
+    issued: Event
+    since: float
+    extended: float
+    announced: bool = False
+    announce_at_once: bool = False
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    cancelled: bool = False
+
+
+class Executor:
+    """Runs commands of its pools until it is told to stop."""
+
+    def __init__(self, ports: ExecutorPorts, settings: ExecutorSettings) -> None:
+        self._ports = ports
+        self._settings = settings
+        self._running: dict[str, Running] = {}
+        self._cancelled: dict[str, float] = {}
+        self._view_start = 0
+        self._idle = anyio.Event()
+        self.pulling = False
+
+    async def run(self, stop: anyio.Event) -> None:
+        """Pull and run until ``stop``; then finish what runs within ``drain_s``."""
+        await self._ports.signals.on_cancelled(self._hear_cancelled)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch)
+            await self._pull_until(stop, tasks)
+            await self._drain()
+            tasks.cancel_scope.cancel()
+
+    async def _pull_until(self, stop: anyio.Event, tasks: TaskGroup) -> None:
+        async with anyio.create_task_group() as pulling:
+            pulling.start_soon(self._pull, tasks)
+            await stop.wait()
+            self.pulling = False
+            pulling.cancel_scope.cancel()
+
+    async def _pull(self, tasks: TaskGroup) -> None:
+        queue = self._ports.commands
+        self.pulling = True
+        async for batch in queue.pull(self._settings.pools, self._settings.slots):
+            self._view_start = await queue.view_start()
+            for delivery in batch:
+                self._take(delivery, tasks)
+
+    def _take(self, delivery: Delivery, tasks: TaskGroup) -> None:
+        try:
+            append = decode_append(delivery.data)
+        except RecordError as error:
+            log.error("command.malformed", sequence=delivery.sequence, reason=str(error))
+            self._ports.observer.count("noetl_worker_claim_dead_lettered_total")
+            delivery.term()
+            return
+        record = append.records[-1]
+        issued = record.events[-1]
+        already = self._running.get(issued.command_id)
+        if already is not None:
+            already.delivery = delivery
+            return
+        now = self._ports.clock.monotonic()
+        running = Running(
+            delivery=delivery,
+            execution_id=record.execution_id,
+            issued=issued,
+            since=now,
+            extended=now,
+        )
+        self._running[issued.command_id] = running
+        tasks.start_soon(self._run, running)
+
+    async def _run(self, running: Running) -> None:
+        delivery = running.delivery
+        try:
+            doubtful = delivery.count > 1 or delivery.sequence <= self._view_start
+            if doubtful and not await self._may_run(running):
+                return
+            with running.scope:
+                outcome = await self._ports.runner.run(self._command(running))
+            if running.scope.cancelled_caught:
+                outcome = ToolOutcome(
+                    failed=True,
+                    error=ToolFailure(
+                        kind="cancelled", message="the execution was cancelled"
+                    )
+                )
+            await self._report(running, outcome)
+            running.delivery.ack()
+        finally:
+            del self._running[running.issued.command_id]
+            if not self._running:
+                self._idle.set()
+
+    def _command(self, running: Running) -> Command:
+        issued = running.issued
+        meta = decode_json(issued.meta) if issued.meta else {}
+        return Command(
+            execution_id=running.execution_id,
+            command_id=issued.command_id,
+            step=issued.step,
+            kind=issued.kind,
+            visit=issued.visit,
+            iteration=issued.iteration,
+            attempt=issued.attempt,
+            context=bytes(issued.context),
+            path=meta.get("path", ""),
+            worker_id=self._settings.worker_id,
+            trace=meta.get("trace") or {},
+        )
+
+    async def _may_run(self, running: Running) -> bool:
+        """Ask the owner whether the command still counts (RT-NATS-44)."""
+        delivery, issued = running.delivery, running.issued
+        observer = self._ports.observer
+        answer = await self._ports.signals.ask(
+            delivery.shard,
+            {
+                "kind": "command",
+                "execution_id": running.execution_id,
+                "command_id": issued.command_id,
+                "sequence": delivery.sequence,
+            },
+            self._settings.ask_timeout_s,
+        )
+        if answer is None:
+            doubled = self._settings.nak_first_s * 2 ** min(delivery.count - 1, 6)
+            delivery.nak(min(doubled, self._settings.nak_max_s))
+            observer.count("noetl_worker_claim_failed_total", reason="unavailable")
+            return False
+        if answer.get("obsolete"):
+            delivery.ack()
+            observer.count("noetl_worker_claim_failed_total", reason="superseded")
+            return False
+        if delivery.count > 1:
+            observer.count("noetl_worker_commands_redelivered_total")
+        await self._announce(running)
+        return True
+
+    async def _announce(self, running: Running) -> None:
+        """``command.started`` on its own, before or while the tool runs."""
+        running.announced = True
+        issued = running.issued
+        boot = self._settings.worker_id
+        await self._ports.log.append(
+            running.delivery.shard,
+            [Record(execution_id=running.execution_id, events=[self._started(running)])],
+            message_id=f"{issued.command_id}:started:{boot}:{running.delivery.count}",
+        )
+
+    def _started(self, running: Running) -> Event:
+        issued = running.issued
+        return Event(
+            type="command.started",
+            at=timestamp(self._ports.clock.now()),
+            step=issued.step,
+            status="STARTED",
+            command_id=issued.command_id,
+            attempt=issued.attempt,
+            delivery=running.delivery.count,
+            worker_id=self._settings.worker_id,
+        )
+
+    async def _report(self, running: Running, outcome: ToolOutcome) -> None:
+        """One record per finished command; wait until it is stored."""
+        try:
+            await self._append(running, outcome)
+        except LimitExceededError as error:
+            too_large = ToolOutcome(
+                failed=True,
+                error=ToolFailure(kind="limit", code=error.limit, message=str(error)),
+            )
+            await self._append(running, too_large)
+
+    async def _append(self, running: Running, outcome: ToolOutcome) -> None:
+        issued = running.issued
+        events = [] if running.announced else [self._started(running)]
+        events += result_events(
+            issued,
+            outcome,
+            timestamp(self._ports.clock.now()),
+            self._settings.worker_id,
+        )
+        await self._ports.log.append(
+            running.delivery.shard,
+            [Record(execution_id=running.execution_id, events=events)],
+            message_id=f"{issued.command_id}:result",
+        )
+
+    async def _watch(self) -> None:
+        """Extend ack deadlines; announce what runs long (RT-NATS-42, RT-EVT-6)."""
+        while True:
+            await self._ports.clock.sleep(WATCH_S)
+            now = self._ports.clock.monotonic()
+            for running in list(self._running.values()):
+                if now - running.extended >= self._settings.ack_wait_s / 3:
+                    running.extended = now
+                    running.delivery.in_progress()
+                late = now - running.since >= self._settings.started_after_s
+                if late and not running.announced:
+                    await self._announce(running)
+            old = now - CANCELLED_KEPT_S
+            for eid in [eid for eid, at in self._cancelled.items() if at < old]:
+                del self._cancelled[eid]
+
+    def _hear_cancelled(self, execution_id: str) -> None:
+        """Stop the tools of an execution that is over (RT-WRK-13)."""
+        self._cancelled[execution_id] = self._ports.clock.monotonic()
+        for running in self._running.values():
+            if running.execution_id == execution_id:
+                running.scope.cancel()
+
+    async def _drain(self) -> None:
+        """Let commands finish; give back what does not in time (RT-WRK-20)."""
+        with anyio.move_on_after(self._settings.drain_s):
+            while self._running:
+                self._idle = anyio.Event()
+                await self._idle.wait()
+        for running in self._running.values():
+            log.warning("command.given_back", command_id=running.issued.command_id)
+            running.delivery.nak(1.0)
+
+
+def result_events(
+    issued: Event, outcome: ToolOutcome, at: str, worker_id: str
+) -> list[Event]:
+    """``call.done`` + ``command.completed``, or ``call.error`` + ``command.failed``.
+
+    An outcome whose error a policy absorbed carries it in the context and is a success.
+    """
+    failure = outcome.error if outcome.failed else None
+    status = "success" if failure is None else "error"
+    result = Raw(encode_json(ResultEnvelope(status=status, context=outcome)))
+    if failure is None:
+        called = Event(
+            type="call.done",
+            at=at,
+            step=issued.step,
+            kind=issued.kind,
+            status="COMPLETED",
+            command_id=issued.command_id,
+            worker_id=worker_id,
+            result=result,
+        )
+        ended = Event(
+            type="command.completed",
+            at=at,
+            step=issued.step,
+            status="success",
+            command_id=issued.command_id,
+            attempt=issued.attempt,
+            worker_id=worker_id,
+        )
+        return [called, ended]
+    text = failure.message[:ERROR_TEXT_MAX]
+    called = Event(
+        type="call.error",
+        at=at,
+        step=issued.step,
+        kind=issued.kind,
+        status="FAILED",
+        command_id=issued.command_id,
+        worker_id=worker_id,
+        error=text,
+        result=result,
+    )
+    ended = Event(
+        type="command.failed",
+        at=at,
+        step=issued.step,
+        status="FAILED",
+        command_id=issued.command_id,
+        attempt=issued.attempt,
+        worker_id=worker_id,
+        code=failure.code or failure.kind,
+        error=text,
+    )
+    return [called, ended]

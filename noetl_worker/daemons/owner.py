@@ -1,0 +1,375 @@
+"""The owner of shards: read the log, fold, decide, append (design §4).
+
+Per batch read: fold every event into the state of its execution, then decide each
+execution touched, once. State changes only by what is read back. Correctness rests on
+the fence alone; who should own which shard is :mod:`noetl_worker.daemons.ownership`'s
+business, and a broker that refuses an append is how an owner learns that it is none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Protocol
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from noetl_worker.daemons.playbooks import Playbooks
+from state_builder.drive import ChildNeed, Decision, DriveLimits, Turn, decide
+from state_builder.errors import FencedError, LimitExceededError, UnavailableError
+from state_builder.ids import Shard
+from state_builder.index import Entry, ShardIndex
+from state_builder.ports import Clock, EventLog, LogMessage, Observer, Signals
+from state_builder.records import JSON, Event, Record, timestamp
+
+log = structlog.get_logger(__name__)
+
+RETRY_FIRST_S = 0.2
+RETRY_MAX_S = 5.0
+TIMER_AGAIN_S = 0.02
+"""Back-off for one execution whose playbook cannot be had right now (RT-DRV-11)."""
+
+
+@dataclass(kw_only=True)
+class OwnedShard:
+    """One shard while this process owns it.
+
+    Attributes:
+        epoch: sequence of our lease record; fences every append.
+        ready: our own lease record was read: nothing older is missing.
+        lost: another lease was seen or an append was refused.
+        in_flight: appends not yet acknowledged.
+    """
+
+    shard: Shard
+    epoch: int
+    index: ShardIndex
+    ready: bool = False
+    lost: bool = False
+    in_flight: int = 0
+    since_snapshot: int = 0
+    memos: dict[str, dict[str, JSON]] = field(default_factory=dict)
+
+
+class Stop(Protocol):
+    """What the owner tells the one who gave it the shard."""
+
+    def __call__(self, owned: OwnedShard, reason: str) -> None:
+        """The shard is not ours any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnerPorts:
+    """What an owner may touch."""
+
+    log: EventLog
+    signals: Signals
+    clock: Clock
+    observer: Observer
+    playbooks: Playbooks
+
+
+class Owner:
+    """Folds and decides for the shards it is given."""
+
+    def __init__(
+        self, ports: OwnerPorts, tasks: TaskGroup, limits: DriveLimits, shard_count: int
+    ) -> None:
+        self._ports = ports
+        self._tasks = tasks
+        self._limits = limits
+        self._shard_count = shard_count
+        self._sent: deque[tuple[OwnedShard, Entry, Awaitable[object]]] = deque()
+        self._sent_any = anyio.Event()
+        self._timers: list[tuple[float, int, str, OwnedShard]] = []
+        self._armed = 0
+        self._timers_changed = anyio.Event()
+        self.moved = anyio.Event()
+
+    async def run(self) -> None:
+        """Watch acknowledgements and timers for as long as the process lives."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch_appends)
+            group.start_soon(self._watch_timers)
+
+    def read(self, shards: dict[int, OwnedShard], batch: list[LogMessage]) -> None:
+        """Fold one batch, then decide every execution it touched, once."""
+        touched: dict[str, tuple[OwnedShard, Entry]] = {}
+        for message in batch:
+            owned = shards.get(message.shard)
+            if owned is None or owned.lost:
+                continue
+            if message.sequence <= owned.index.position:
+                continue
+            if message.kind == "lease":
+                self._read_lease(owned, message)
+                continue
+            for entry in owned.index.apply(message):
+                touched[entry.state.execution_id] = (owned, entry)
+            owned.since_snapshot += 1
+        for owned, entry in touched.values():
+            if owned.ready and not entry.retired:
+                self._arm(owned, entry)
+                if not entry.unread:
+                    self.drive(owned, entry)
+        if self.moved.statistics().tasks_waiting:
+            self.moved.set()
+            self.moved = anyio.Event()
+
+    def _read_lease(self, owned: OwnedShard, message: LogMessage) -> None:
+        owned.index.position = message.sequence
+        if message.sequence > owned.epoch:
+            self.lose(owned, "another lease was read")
+        elif message.sequence == owned.epoch and not owned.ready:
+            owned.ready = True
+            log.info(
+                "index.rehydrated",
+                shard=owned.shard,
+                executions=len(owned.index.open),
+                events=owned.index.events,
+                position=owned.index.position,
+            )
+            for entry in list(owned.index.open.values()):
+                self._arm(owned, entry)
+                self.drive(owned, entry)
+
+    def lose(self, owned: OwnedShard, reason: str) -> None:
+        """Drop the shard's state and say nothing more for it."""
+        if owned.lost:
+            return
+        owned.lost = True
+        owned.index.open.clear()
+        log.warning("shard.lost", shard=owned.shard, epoch=owned.epoch, reason=reason)
+        self._ports.observer.count(
+            "noetl_lease_transitions_total", kind="lost", outcome="ok"
+        )
+
+    def drive(self, owned: OwnedShard, entry: Entry) -> None:
+        """Decide one execution now, and send what is decided."""
+        genesis = entry.state.genesis
+        if genesis is None or owned.lost:
+            return
+        plan = self._ports.playbooks.known(genesis.catalog_id)
+        if plan is None:
+            self._later(owned, entry, self._load, genesis.catalog_id)
+            return
+        if isinstance(plan, str):
+            self._fail(owned, entry, "playbook_missing", plan)
+            return
+        now = self._ports.clock.now()
+        turn = Turn(
+            plan=plan,
+            state=entry.state,
+            now=now,
+            at=timestamp(now),
+            limits=self._limits,
+            shard=owned.shard,
+            shard_count=self._shard_count,
+            children=self._ports.playbooks.children,
+            memo=owned.memos.setdefault(entry.state.execution_id, {}),
+        )
+        decision = decide(turn)
+        if decision is None:
+            return
+        if decision.needs:
+            self._later(owned, entry, self._look_up, decision)
+            return
+        self._send(owned, entry, decision)
+
+    def _later(
+        self,
+        owned: OwnedShard,
+        entry: Entry,
+        work: Callable[..., Awaitable[None]],
+        *args: object,
+    ) -> None:
+        """Do something slow for one execution; it is not decided meanwhile."""
+        entry.unread += 1
+        self._tasks.start_soon(self._finish_later, owned, entry, work, args)
+
+    async def _finish_later(
+        self,
+        owned: OwnedShard,
+        entry: Entry,
+        work: Callable[..., Awaitable[None]],
+        args: tuple[object, ...],
+    ) -> None:
+        wait_s = RETRY_FIRST_S
+        while not owned.lost:
+            try:
+                await work(*args)
+                break
+            except UnavailableError as error:
+                log.warning(
+                    "execution.waits",
+                    execution_id=entry.state.execution_id,
+                    shard=owned.shard,
+                    reason=str(error),
+                    retry_in_s=wait_s,
+                )
+                await self._ports.clock.sleep(wait_s)
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+        entry.unread -= 1
+        if not entry.retired and not entry.unread:
+            self.drive(owned, entry)
+
+    async def _load(self, catalog_id: str) -> None:
+        await self._ports.playbooks.load(catalog_id)
+
+    async def _look_up(self, decision: Decision) -> None:
+        for need in decision.needs:
+            assert isinstance(need, ChildNeed)
+            await self._ports.playbooks.look_up(need)
+
+    def _send(self, owned: OwnedShard, entry: Entry, decision: Decision) -> None:
+        """Append a pass: one message when it fits in one (RT-DRV-6)."""
+        eid = entry.state.execution_id
+        if decision.terminal:
+            self._abandon(owned, entry)
+        if len(decision.commands) == 1 and not decision.others:
+            only = decision.commands[0]
+            record = Record(execution_id=eid, events=[*decision.events, only.event])
+            self._append(owned, entry, [record], only.event.command_id, only.pool)
+            return
+        if not decision.events:
+            for issued in decision.commands:
+                record = Record(execution_id=eid, events=[issued.event])
+                self._append(
+                    owned, entry, [record], issued.event.command_id, issued.pool
+                )
+            return
+        record = Record(execution_id=eid, events=decision.events)
+        stored = self._append(
+            owned, entry, [record, *decision.others], decision.key, "", watch=False
+        )
+        entry.unread += len(decision.commands)
+        self._tasks.start_soon(self._send_rest, owned, entry, decision, stored)
+
+    async def _send_rest(
+        self,
+        owned: OwnedShard,
+        entry: Entry,
+        decision: Decision,
+        stored: Awaitable[object],
+    ) -> None:
+        """Commands follow once their record is stored: never one without the other."""
+        settled = await self._settled(owned, entry, stored)
+        entry.unread -= len(decision.commands)
+        if not settled:
+            return
+        for issued in decision.commands:
+            record = Record(
+                execution_id=entry.state.execution_id, events=[issued.event]
+            )
+            self._append(owned, entry, [record], issued.event.command_id, issued.pool)
+        if not decision.commands and not entry.unread and not entry.retired:
+            self.drive(owned, entry)
+
+    def _append(
+        self,
+        owned: OwnedShard,
+        entry: Entry,
+        records: list[Record],
+        message_id: str,
+        pool: str,
+        *,
+        watch: bool = True,
+    ) -> Awaitable[object]:
+        entry.unread += 1
+        owned.in_flight += 1
+        stored = self._ports.log.append(
+            owned.shard,
+            records,
+            message_id=message_id,
+            epoch=owned.epoch,
+            pool=pool,
+        )
+        if watch:
+            self._sent.append((owned, entry, stored))
+            self._sent_any.set()
+        return stored
+
+    async def _watch_appends(self) -> None:
+        while True:
+            await self._sent_any.wait()
+            self._sent_any = anyio.Event()
+            while self._sent:
+                await self._settled(*self._sent.popleft())
+
+    async def _settled(
+        self, owned: OwnedShard, entry: Entry, stored: Awaitable[object]
+    ) -> bool:
+        """Wait for one append; False when it was refused."""
+        try:
+            await stored
+        except FencedError as error:
+            self.lose(owned, str(error))
+            return False
+        except LimitExceededError as error:
+            entry.unread -= 1
+            self._fail(owned, entry, "limit", str(error))
+            return False
+        finally:
+            owned.in_flight -= 1
+        return True
+
+    def _fail(self, owned: OwnedShard, entry: Entry, reason: str, text: str) -> None:
+        """End an execution that cannot go on, whatever its state."""
+        self._ports.observer.count("noetl_orchestrate_drive_total", stage=reason)
+        event = Event(
+            type="playbook.failed",
+            at=timestamp(self._ports.clock.now()),
+            status="FAILED",
+            code=reason,
+            error=text[:2000],
+        )
+        record = Record(execution_id=entry.state.execution_id, events=[event])
+        key = f"{entry.state.execution_id}:{entry.state.head.event_id}:{reason}"
+        self._append(owned, entry, [record], key, "")
+
+    def _abandon(self, owned: OwnedShard, entry: Entry) -> None:
+        """Workers still at it are told that the execution is over (RT-DRV-15)."""
+        owned.memos.pop(entry.state.execution_id, None)
+        if entry.state.commands:
+            eid = entry.state.execution_id
+            self._tasks.start_soon(self._ports.signals.cancelled, eid)
+
+    def _arm(self, owned: OwnedShard, entry: Entry) -> None:
+        """Put timers that are new in the state on the heap, each once."""
+        timers = entry.state.timers
+        if not timers and not entry.armed:
+            return
+        for name, due in timers.items():
+            if entry.armed.get(name) != due:
+                self._push_timer(due, entry.state.execution_id, owned)
+        entry.armed = dict(timers)
+
+    def _push_timer(self, due: float, execution_id: str, owned: OwnedShard) -> None:
+        self._armed += 1
+        heappush(self._timers, (due, self._armed, execution_id, owned))
+        self._timers_changed.set()
+
+    async def _watch_timers(self) -> None:
+        """Drive executions whose timers are due (RT-DRV-20)."""
+        while True:
+            self._timers_changed = anyio.Event()
+            now = self._ports.clock.now()
+            while self._timers and self._timers[0][0] <= now:
+                _, _, execution_id, owned = heappop(self._timers)
+                entry = owned.index.open.get(execution_id)
+                if entry is None or owned.lost:
+                    continue
+                if entry.unread:
+                    # Its last pass is still on the way: look again right after.
+                    self._push_timer(now + TIMER_AGAIN_S, execution_id, owned)
+                else:
+                    self.drive(owned, entry)
+            if self._timers:
+                with anyio.move_on_after(max(0.0, self._timers[0][0] - now)):
+                    await self._timers_changed.wait()
+            else:
+                await self._timers_changed.wait()

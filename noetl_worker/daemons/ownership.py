@@ -1,0 +1,229 @@
+"""Which shards this process owns: leases, members, boot, snapshots, hand-over (§4).
+
+Heartbeats and rendezvous hashing only decide *when* to take a shard; the lease record
+decides who owns it. A shard that somebody else should own is kept until his lease is
+read: nobody waits without an owner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from noetl_worker.daemons.owner import OwnedShard, Owner
+from state_builder.errors import ConflictError, RecordError, UnavailableError
+from state_builder.ids import Shard, digest_of
+from state_builder.index import ShardIndex
+from state_builder.ports import Blobs, Clock, EventLog, LogInfo, Members, Observer
+from state_builder.records import timestamp
+
+log = structlog.get_logger(__name__)
+
+SNAPSHOTS_KEPT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnershipSettings:
+    """How an owner takes and keeps shards.
+
+    Attributes:
+        member: this replica's name among the members.
+        pinned: shards to own whatever the members say; None for all by membership.
+        beat_s: how often to say we live and to look who does.
+        snapshot_every_events, snapshot_every_s: RT-IDX-4.
+    """
+
+    member: str
+    shard_count: int
+    pinned: tuple[int, ...] | None = None
+    beat_s: float = 1.0
+    snapshot_every_events: int = 5000
+    snapshot_every_s: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnershipPorts:
+    """What ownership may touch."""
+
+    log: EventLog
+    members: Members
+    snapshots: Blobs
+    clock: Clock
+    observer: Observer
+
+
+def rightful_owner(shard: int, members: list[str]) -> str:
+    """Rendezvous hashing: stable while membership is, spread evenly (RT-OWN-1)."""
+    return max(members, key=lambda member: (digest_of(f"{member}:{shard}"), member))
+
+
+class Ownership:
+    """Takes, keeps and hands over shards."""
+
+    def __init__(
+        self,
+        ports: OwnershipPorts,
+        owner: Owner,
+        tasks: TaskGroup,
+        settings: OwnershipSettings,
+    ) -> None:
+        self._ports = ports
+        self._owner = owner
+        self._tasks = tasks
+        self._settings = settings
+        self._snapshot_at: dict[int, float] = {}
+        self._leaving = False
+        self.shards: dict[int, OwnedShard] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Every owned shard is rehydrated, and there was a look at the members."""
+        return bool(self._snapshot_at) and all(
+            owned.ready for owned in self.shards.values() if not owned.lost
+        )
+
+    async def run(self) -> None:
+        """Beat, look, take; for as long as the process lives."""
+        while not self._leaving:
+            try:
+                await self._round()
+            except UnavailableError as error:
+                log.warning("ownership.waits", reason=str(error))
+            await self._ports.clock.sleep(self._settings.beat_s)
+
+    async def _round(self) -> None:
+        settings = self._settings
+        owned = sorted(
+            shard for shard, found in self.shards.items() if not found.lost
+        )
+        await self._ports.members.beat(settings.member, {"shards": list(owned)})
+        wanted = [
+            shard for shard in await self._wanted() if shard not in owned
+        ]
+        if wanted and not self._leaving:
+            await self._take(wanted)
+        await self._snapshot_due()
+
+    async def _wanted(self) -> list[int]:
+        if self._settings.pinned is not None:
+            return list(self._settings.pinned)
+        alive = await self._ports.members.alive()
+        members = sorted({*alive, self._settings.member})
+        return [
+            shard
+            for shard in range(self._settings.shard_count)
+            if rightful_owner(shard, members) == self._settings.member
+        ]
+
+    async def _take(self, wanted: list[int]) -> None:
+        """Append leases, load snapshots, then read on from the oldest of them."""
+        info = await self._ports.log.info()
+        group: dict[int, OwnedShard] = {}
+        for shard in wanted:
+            index = await self._restore(shard, info)
+            if index is None:
+                continue
+            epoch = await self._lease(shard)
+            if epoch:
+                group[shard] = OwnedShard(
+                    shard=Shard(shard), epoch=epoch, index=index
+                )
+        if not group:
+            return
+        now = self._ports.clock.monotonic()
+        for shard, owned in group.items():
+            self.shards[shard] = owned
+            self._snapshot_at[shard] = now
+        log.info(
+            "shards.taken",
+            shards=sorted(group),
+            epochs=[group[shard].epoch for shard in sorted(group)],
+        )
+        self._tasks.start_soon(self._follow, group)
+
+    async def _lease(self, shard: int) -> int:
+        at = timestamp(self._ports.clock.now())
+        observer = self._ports.observer
+        try:
+            epoch = await self._ports.log.take_lease(
+                Shard(shard), self._settings.member, at
+            )
+        except ConflictError:
+            observer.count(
+                "noetl_lease_transitions_total", kind="take", outcome="lost"
+            )
+            return 0
+        observer.count("noetl_lease_transitions_total", kind="take", outcome="ok")
+        return epoch
+
+    async def _restore(self, shard: int, info: LogInfo) -> ShardIndex | None:
+        """The newest snapshot that can be read and reaches the log's first message."""
+        names = await self._ports.snapshots.names(_prefix(shard))
+        for name in reversed(names):
+            data = await self._ports.snapshots.get(name)
+            if data is None:
+                continue
+            try:
+                index = ShardIndex.restore(shard, info.generation, data)
+            except RecordError as error:
+                log.error("snapshot.refused", name=name, reason=str(error))
+                continue
+            if index.position >= info.first_sequence - 1:
+                return index
+        if info.first_sequence <= 1:
+            return ShardIndex(shard, info.generation)
+        log.error(
+            "shard.unreadable",
+            shard=shard,
+            first_sequence=info.first_sequence,
+            hint="the log is trimmed and no snapshot reaches it: run noetl repair",
+        )
+        return None
+
+    async def _follow(self, group: dict[int, OwnedShard]) -> None:
+        after = min(owned.index.position for owned in group.values())
+        shards = [owned.shard for owned in group.values()]
+        stream = self._ports.log.follow(shards, after=after)
+        async for batch in stream:
+            self._owner.read(group, batch)
+            if self._leaving or all(owned.lost for owned in group.values()):
+                return
+
+    async def _snapshot_due(self) -> None:
+        now = self._ports.clock.monotonic()
+        for shard, owned in list(self.shards.items()):
+            if owned.lost or not owned.ready or not owned.since_snapshot:
+                continue
+            old = now - self._snapshot_at[shard] >= self._settings.snapshot_every_s
+            if old or owned.since_snapshot >= self._settings.snapshot_every_events:
+                await self._snapshot(owned)
+
+    async def _snapshot(self, owned: OwnedShard) -> None:
+        data = owned.index.snapshot(owned.index.position)
+        name = f"{_prefix(owned.shard)}{owned.index.position:020d}"
+        owned.since_snapshot = 0
+        self._snapshot_at[owned.shard] = self._ports.clock.monotonic()
+        await self._ports.snapshots.put(name, data)
+        self._ports.observer.count("noetl_checkpoint_bytes_total", len(data))
+        names = await self._ports.snapshots.names(_prefix(owned.shard))
+        for old in names[:-SNAPSHOTS_KEPT]:
+            await self._ports.snapshots.delete(old)
+
+    async def leave(self) -> None:
+        """Hand over: stop deciding, settle what is sent, snapshot, be gone (RT-OWN-2)."""
+        self._leaving = True
+        await self._ports.members.leave(self._settings.member)
+        for owned in self.shards.values():
+            while owned.in_flight and not owned.lost:
+                await self._ports.clock.sleep(0.005)
+            if owned.ready and not owned.lost and owned.since_snapshot:
+                await self._snapshot(owned)
+            owned.lost = True
+        log.info("shards.left", shards=sorted(self.shards))
+
+
+def _prefix(shard: int) -> str:
+    return f"shard-{shard:05d}/"

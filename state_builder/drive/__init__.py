@@ -1,0 +1,17 @@
+"""The drive: what does this state still lack (PB §14)?
+
+:func:`decide` is pure and level-triggered. Re-run after any crash, on any replica, at
+any point, it yields the missing remainder and nothing else; decided again on a state
+that lacks nothing, it returns None. Someone who reads only this room knows the
+language: ``decide`` is the order of things, ``completion`` what follows a step,
+``entry`` what precedes it, ``ending`` how it all ends, ``calls`` playbooks that call
+playbooks, ``commands`` what workers get.
+
+May import: everything of the core but the index.
+"""
+
+from state_builder.drive.calls import Child, ChildNeed
+from state_builder.drive.decide import decide
+from state_builder.drive.decision import Decision, DriveLimits, Turn
+
+__all__ = ["Child", "ChildNeed", "Decision", "DriveLimits", "Turn", "decide"]

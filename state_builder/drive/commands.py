@@ -1,0 +1,262 @@
+"""What a worker gets: ``command.issued`` with everything its tool needs (RT-NATS-50).
+
+Texts are not rendered here: the worker renders each once, when its tool runs (PB-071).
+The drive only picks the names they read, and splices results as the raw JSON they are.
+"""
+
+from __future__ import annotations
+
+from msgspec import Raw
+
+from state_builder.binding import Needs, needs_of
+from state_builder.drive.decision import Draft
+from state_builder.drive.names import Workload, step_names, weak_names
+from state_builder.ids import command_id
+from state_builder.iteration import Iteration, due
+from state_builder.playbook.model import Step
+from state_builder.records import (
+    JSON,
+    NOTHING,
+    CommandContext,
+    CommandNames,
+    Event,
+    encode_json,
+)
+from state_builder.state import Outcome, Pass
+from state_builder.state.fold import encode_failure
+from state_builder.template import plain
+
+_RETRY_DEFAULTS = Raw(b'{"max_attempts":3,"delay_s":1.0,"backoff":"fixed"}')
+"""``on_error: retry`` reruns retryable errors with the defaults of PB-156."""
+
+
+def issue_all(draft: Draft) -> None:
+    """Issue what active steps lack: their command, or further iterations."""
+    state = draft.state
+    for name in list(state.live):
+        run = state.steps[name].active
+        if run is None or run.outcome is not None:
+            continue
+        step = draft.plan.playbook.steps[name]
+        if step.call is not None:
+            continue
+        room = draft.turn.limits.open_commands_max - len(state.commands)
+        if run.loop is None:
+            if not run.issued and room > 0:
+                _issue(draft, step, run, None, base_names(draft, step, run))
+            continue
+        best_effort = step.best_effort or step.on_error == "continue"
+        iterations = due(run.loop, best_effort=best_effort, room=room)
+        if iterations:
+            names = base_names(draft, step, run)
+            for iteration in iterations:
+                _issue(draft, step, run, iteration, names)
+
+
+def _issue(
+    draft: Draft,
+    step: Step,
+    run: Pass,
+    iteration: Iteration | None,
+    names: CommandNames,
+) -> None:
+    state = draft.turn.state
+    genesis = state.genesis
+    assert genesis is not None
+    tool, kind = step.tool, step.kind
+    loop_id = ""
+    if iteration is not None:
+        loop_id = iteration.id
+        names.iteration = Raw(encode_json(iteration_names(step, run, iteration)))
+        if iteration.phase == "claim":
+            assert step.loop is not None and step.loop.cursor is not None
+            tool, kind = step.loop.cursor.claim, "postgres"
+    context = CommandContext(
+        tool_config=tool,
+        args=step.input,
+        render_context=Raw(encode_json(names)),
+        timeout_s=step.timeout_s,
+        retry=_RETRY_DEFAULTS if step.on_error == "retry" else step.retry,
+    )
+    pool = step.pool or genesis.pool
+    draft.issue(
+        pool,
+        Event(
+            type="command.issued",
+            at=draft.turn.at,
+            step=step.name,
+            visit=run.visit,
+            iteration=loop_id,
+            kind=kind,
+            status="PENDING",
+            command_id=command_id(
+                state.execution_id, step.name, run.visit, 1, loop_id
+            ),
+            attempt=1,
+            pool=pool,
+            context=Raw(encode_json(context)),
+            meta=command_meta(draft),
+        ),
+    )
+
+
+def command_meta(draft: Draft) -> Raw:
+    """What a command says of its execution: path, catalog id, trace."""
+    memo = draft.turn.memo
+    found = memo.get("meta")
+    if found is None:
+        genesis = draft.turn.state.genesis
+        assert genesis is not None
+        trace = b',"trace":' + bytes(genesis.trace) if genesis.trace else b""
+        head = encode_json({"path": genesis.path, "catalog_id": genesis.catalog_id})
+        memo["meta"] = found = (head[:-1] + trace + b"}").decode()
+    assert isinstance(found, str)
+    return Raw(found.encode())
+
+
+def iteration_names(step: Step, run: Pass, iteration: Iteration) -> dict[str, JSON]:
+    """The iteration's own names (PB-225, PB-252)."""
+    assert step.loop is not None
+    names: dict[str, JSON] = {
+        "name": step.loop.iterator,
+        "value": iteration.value,
+        "index": iteration.index,
+        "total": iteration.total,
+    }
+    if iteration.phase != "item":
+        assert run.loop is not None and run.loop.cursor is not None
+        names["frame"] = iteration.frame
+        names["frame_max_rows"] = run.loop.cursor.max_rows
+        names["claim"] = iteration.phase == "claim"
+    return names
+
+
+def base_names(draft: Draft, step: Step, run: Pass) -> CommandNames:
+    """The names a step's texts need, by the rows of PB-450 (PB-346)."""
+    needs = _needs(draft, step)
+    picked = _Picked(draft, step, run)
+    if needs.everything:
+        picked.take_everything()
+    else:
+        for name in needs.names:
+            picked.take(name)
+        for name in needs.variables:
+            picked.take_variable(name)
+        for name in needs.steps:
+            picked.take_result(name)
+        picked.take_workload(needs.workload)
+    return picked.names(with_event=needs.everything or needs.event)
+
+
+def _needs(draft: Draft, step: Step) -> Needs:
+    cache = draft.plan.needs
+    found = cache.get(step.name)
+    if found is None:
+        found = cache[step.name] = needs_of(step)
+    return found
+
+
+class _Picked:
+    """Names picked for one pass; a name comes from the first row that has it."""
+
+    def __init__(self, draft: Draft, step: Step, run: Pass) -> None:
+        self._state = draft.state
+        self._run = run
+        self._workload = Workload(draft)
+        self._whole_workload: Raw | None = None
+        source = draft.state.steps.get(run.origin) if run.origin else None
+        self._weak_makers = weak_names(
+            draft, step.name, run, None if source is None else source.result
+        )
+        self._raw_workload = draft.turn.state.genesis
+        self.ctx: dict[str, JSON] = {}
+        self.steps: dict[str, Raw] = {}
+        self.workload: dict[str, JSON] = {}
+        self.weak: dict[str, JSON] = {}
+
+    def take(self, name: str) -> None:
+        """A bare name (PB-450 rows 4 to 8)."""
+        if name in self._run.args or name in self._run.overlay:
+            return
+        if name in self._state.ctx:
+            self.ctx[name] = self._state.ctx[name]
+        elif self.take_result(name):
+            return
+        elif name in self._workload:
+            self.workload[name] = self._workload[name]
+        elif name in self._weak_makers:
+            self.weak[name] = plain(self._weak_makers[name]())
+
+    def take_variable(self, name: str) -> None:
+        """A member of ``ctx``: variable, else workload, else result (PB-454)."""
+        if name in self._state.ctx:
+            self.ctx[name] = self._state.ctx[name]
+        elif name in self._workload:
+            self.workload[name] = self._workload[name]
+        else:
+            self.take_result(name)
+
+    def take_result(self, name: str) -> bool:
+        """A step's result, as the raw JSON it is."""
+        step = self._state.steps.get(name)
+        if step is None or step.result is None:
+            return False
+        self.steps[name] = raw_result(step.result)
+        return True
+
+    def take_workload(self, keys: frozenset[str] | None) -> None:
+        """Some keys of the workload, or all of it."""
+        if keys is None:
+            genesis = self._raw_workload
+            assert genesis is not None
+            self._whole_workload = genesis.workload or Raw(b"{}")
+            return
+        for key in keys:
+            if key in self._workload:
+                self.workload[key] = self._workload[key]
+
+    def take_everything(self) -> None:
+        """All names: a text could not be told what it reads."""
+        self.ctx = self._state.ctx
+        for name in step_names(self._state):
+            self.take_result(name)
+        self.take_workload(None)
+        for name in self._weak_makers:
+            self.weak[name] = plain(self._weak_makers[name]())
+
+    def names(self, *, with_event: bool) -> CommandNames:
+        """What was picked, as a command carries it."""
+        run = self._run
+        workload = self._whole_workload or _object(self.workload)
+        event = _object({"name": run.event_name, "type": run.event_name})
+        return CommandNames(
+            args=_object(run.args),
+            overlay=_object(run.overlay),
+            ctx=_object(self.ctx),
+            steps=_object(self.steps),
+            workload=workload,
+            event=event if with_event else NOTHING,
+            weak=_object(self.weak),
+        )
+
+
+def _object(value: object) -> Raw:
+    return Raw(encode_json(value)) if value else NOTHING
+
+
+def raw_result(outcome: Outcome) -> Raw:
+    """A result as a command carries it: ``{"form", "value", "error"?, "failed"?}``."""
+    if outcome.ok and outcome.error is None:
+        return Raw(
+            b'{"form":"%b","value":%b}' % (outcome.form.encode(), outcome.data)
+        )
+    error = None if outcome.error is None else encode_failure(outcome.error)
+    return Raw(
+        b'{"form":"%b","value":%b,"failed":%b,"error":%b}'
+        % (
+            outcome.form.encode(),
+            outcome.data,
+            b"false" if outcome.ok else b"true",
+            encode_json(error),
+        )
+    )

@@ -1,0 +1,214 @@
+"""What follows a completion: variables, ``set``, arcs, tokens, ``step.exit`` (PB-503.1).
+
+Each completion is consumed exactly once, in one decision, in event order; its
+``step.exit`` says so in the log. Afterwards its arcs are never looked at again.
+"""
+
+from __future__ import annotations
+
+from state_builder.arcs import Routed, route
+from state_builder.drive.decision import Draft, FailExecution, raw
+from state_builder.drive.names import exit_scope
+from state_builder.errors import TemplateError
+from state_builder.iteration import finished
+from state_builder.playbook.model import Step
+from state_builder.records import JSON, Event, ToolFailure
+from state_builder.state import (
+    Delivered,
+    Exited,
+    LoopRun,
+    Outcome,
+    Pass,
+    Updated,
+    assign,
+)
+from state_builder.state.fold import aggregate
+from state_builder.template import Scope, render
+
+
+def consume_all(draft: Draft) -> None:
+    """Consume what is there to consume, in event order."""
+    for _, name, updates in sorted(_pending(draft), key=lambda entry: entry[0]):
+        if updates:
+            _write_updates(draft, name, updates[0], updates[1])
+        else:
+            consume(draft, name)
+        if draft.full:
+            return
+
+
+def _pending(
+    draft: Draft,
+) -> list[tuple[int, str, tuple[int, dict[str, JSON]] | None]]:
+    """Unconsumed completions: (event, step, variable changes of an iteration)."""
+    found: list[tuple[int, str, tuple[int, dict[str, JSON]] | None]] = []
+    state = draft.turn.state
+    for name in state.live:
+        run = state.steps[name].active
+        if run is None:
+            continue
+        if run.loop is None:
+            if run.outcome is not None:
+                found.append((run.outcome.event, name, None))
+            continue
+        for event, values in run.loop.updates.items():
+            found.append((event, name, (event, values)))
+        best_effort = tolerates(draft.plan.playbook.steps[name])
+        if finished(run.loop, best_effort=best_effort) or (
+            state.failing and not run.loop.open
+        ):
+            found.append((run.loop.last_event + 1, name, None))
+    return found
+
+
+def tolerates(step: Step) -> bool:
+    """Do failures inside the step not fail it (PB-232, PB-567)?"""
+    return step.best_effort or step.on_error == "continue"
+
+
+def consume(draft: Draft, name: str) -> None:
+    """Consume the completion of one pass of a step."""
+    step = draft.plan.playbook.steps[name]
+    run = draft.state.steps[name].active
+    assert run is not None
+    outcome = _outcome(step, run)
+    if draft.turn.state.failing:
+        # Results and variable changes are kept, arcs are not looked at (PB-565).
+        _leave(draft, step, run, outcome, Routed([]), dict(outcome.updates), "")
+        return
+    event_name = _event_name(step, run, outcome)
+    absorbed = outcome.ok or tolerates(step)
+    values = dict(outcome.updates)
+    for key, value in values.items():
+        assign(draft.state.ctx, key, value)
+    scope = exit_scope(draft, name, run, outcome, event_name)
+    if absorbed:
+        values.update(_assign_block(draft, step, scope))
+    routed = route(draft.plan, step, scope, after_failure=not absorbed)
+    if outcome.ok and _no_way_out(draft, step, routed):
+        raise FailExecution(
+            "no_matching_arc", f"no matching arc from step '{step.name}'"
+        )
+    for token in routed.tokens:
+        values.update(token.set)
+    _leave(draft, step, run, outcome, routed, values, event_name)
+
+
+def _outcome(step: Step, run: Pass) -> Outcome:
+    if run.loop is None:
+        assert run.outcome is not None
+        return run.outcome
+    outcome = aggregate(run.loop)
+    outcome.event = run.loop.last_event or run.entered
+    if run.loop.failed and not tolerates(step):
+        outcome.ok = False
+        outcome.error = first_error(run.loop)
+    return outcome
+
+
+def first_error(loop: LoopRun) -> ToolFailure:
+    """The failure of the lowest index that failed."""
+    return loop.errors[min(loop.errors, key=int)]
+
+
+def _event_name(step: Step, run: Pass, outcome: Outcome) -> str:
+    if not outcome.ok:
+        return "call.error"
+    return "call.done" if run.loop is None else "loop.done"
+
+
+def _no_way_out(draft: Draft, step: Step, routed: Routed) -> bool:
+    return (
+        draft.plan.playbook.no_next_is_error
+        and bool(step.next.arcs)
+        and not routed.tokens
+    )
+
+
+def _assign_block(draft: Draft, step: Step, scope: Scope) -> dict[str, JSON]:
+    """The step's ``set``: all values against the state before the block (PB-201)."""
+    if not step.set:
+        return {}
+    try:
+        values = {
+            key: render(value, scope, data=True) for key, value in step.set.items()
+        }
+    except TemplateError as error:
+        raise TemplateError(f"step '{step.name}', set: {error}") from error
+    for key, value in values.items():
+        assign(draft.state.ctx, key, value)
+    return values
+
+
+def _leave(
+    draft: Draft,
+    step: Step,
+    run: Pass,
+    outcome: Outcome,
+    routed: Routed,
+    values: dict[str, JSON],
+    event_name: str,
+) -> None:
+    """Write ``step.exit`` and ``ctx.updated`` of one completion (PB-205)."""
+    failed = not outcome.ok and not tolerates(step)
+    final = step.name == draft.plan.playbook.final_step and draft.state.final_entered
+    tokens = deliver(draft, step, routed)
+    cursor = run.loop is not None and run.loop.cursor is not None
+    exited = Exited(
+        arcs=tokens,
+        event_name=event_name,
+        handled=bool(routed.tokens) or final,
+        bare=step.bare_noop,
+        failure=outcome.error if failed else None,
+        cursor_drained=cursor and not failed,
+    )
+    draft.write(
+        Event(
+            type="step.exit",
+            at=draft.turn.at,
+            step=step.name,
+            visit=run.visit,
+            status="FAILED" if failed else "COMPLETED",
+            cause=str(outcome.event),
+            context=raw(exited),
+        )
+    )
+    if values:
+        _write_updates(draft, step.name, outcome.event, values)
+
+
+def deliver(draft: Draft, step: Step, routed: Routed) -> list[Delivered]:
+    """Tokens for steps that exist; the others of its targets may be skipped now.
+
+    An arc to an ``end`` that is not defined just ends the branch (PB-042).
+    """
+    reached = routed.targets
+    draft.candidates.extend(
+        target for target in draft.plan.targets[step.name] if target not in reached
+    )
+    steps = draft.plan.playbook.steps
+    return [token for token in routed.tokens if token.step in steps]
+
+
+def _write_updates(
+    draft: Draft, step: str, event: int, values: dict[str, JSON]
+) -> None:
+    draft.write(
+        Event(
+            type="ctx.updated",
+            at=draft.turn.at,
+            step=step,
+            status="CONTEXT",
+            cause=str(event),
+            context=raw(Updated(values=values, step=step, gen=str(event))),
+        )
+    )
+
+
+def write_arc_values(draft: Draft, step: str, routed: Routed, cause: int) -> None:
+    """Variables that the arcs of a stepped-over step set (PB-208)."""
+    values: dict[str, JSON] = {}
+    for token in routed.tokens:
+        values.update(token.set)
+    if values:
+        _write_updates(draft, step, cause, values)

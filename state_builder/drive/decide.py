@@ -1,0 +1,64 @@
+"""``decide``: what does this state still lack? The order of PB-503, and nothing else."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from state_builder.drive.calls import start_children
+from state_builder.drive.commands import issue_all
+from state_builder.drive.completion import consume_all
+from state_builder.drive.decision import Decision, Draft, FailExecution, Turn
+from state_builder.drive.ending import (
+    answer_request,
+    end_if_done,
+    fail,
+    fire_timers,
+    set_duration,
+)
+from state_builder.drive.entry import enter, enter_all, skip_unreachable
+from state_builder.errors import LimitExceededError, TemplateError
+
+
+def decide(turn: Turn) -> Decision | None:
+    """What to append for this execution now; None when its state lacks nothing.
+
+    Deterministic: the same playbook, state and time give the same decision, the same
+    keys, the same command ids (RT-DRV-4). A text that cannot be evaluated, or a limit,
+    ends the execution with the reason; it is never tried again (RT-DRV-10).
+    """
+    state = turn.state
+    if state.genesis is None or state.terminal:
+        return None
+    try:
+        draft = _decide(turn)
+    except TemplateError as error:
+        draft = fail(turn, "evaluate_error", str(error))
+    except LimitExceededError as error:
+        draft = fail(turn, "limit", f"{error.limit}: {error}")
+    except FailExecution as error:
+        draft = fail(turn, error.reason, str(error))
+    return draft.decision()
+
+
+def _decide(turn: Turn) -> Draft:
+    draft = Draft(turn)
+    if turn.state.request is not None:
+        answer_request(draft, turn.state.request)
+        return draft
+    fire_timers(draft)
+    consume_all(draft)
+    if not draft.state.failing:
+        if not draft.state.steps and not getattr(draft.state.steps, "base", None):
+            set_duration(draft, datetime.fromisoformat(turn.state.started_at).timestamp())
+            enter(draft, turn.plan.playbook.entry)
+        enter_all(draft)
+        skip_unreachable(draft)
+        if not draft.full:
+            start_children(draft)
+    if not draft.needs:
+        if not draft.state.failing:
+            issue_all(draft)
+        end_if_done(draft)
+        if draft.state.final_entered and draft.state.failing:
+            issue_all(draft)
+    return draft

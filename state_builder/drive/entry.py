@@ -1,0 +1,175 @@
+"""What precedes a step: guard, admission, collection, ``step.enter`` (PB-503.2–3)."""
+
+from __future__ import annotations
+
+from state_builder.arcs import next_to_enter, route, unreachable
+from state_builder.drive.completion import consume, deliver, write_arc_values
+from state_builder.drive.decision import Draft, raw
+from state_builder.drive.names import entry_scope, exit_scope
+from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.iteration import NotIterableError, open_loop
+from state_builder.playbook.model import Step
+from state_builder.records import Event, ToolFailure
+from state_builder.state import Entered, Exited, Outcome, Pass, StepState
+from state_builder.template import Scope, condition
+
+
+def enter_all(draft: Draft) -> None:
+    """Enter every step that may be entered, until nothing changes (PB-503)."""
+    while not draft.full:
+        name = next_to_enter(draft.plan, draft.state)
+        if name is None:
+            return
+        enter(draft, name)
+
+
+def enter(draft: Draft, name: str, *, final: bool = False) -> None:
+    """Enter one step, or step over it (PB-504, PB-046, PB-047)."""
+    step = draft.plan.playbook.steps[name]
+    known = draft.state.step(name)
+    run = _pass_of(known, draft)
+    _check_limits(draft, name, run.visit)
+    scope = entry_scope(draft, name, run)
+    if not _holds(step, scope):
+        _step_over(draft, step, known, run)
+        return
+    if not _admitted(step, scope):
+        _skip(draft, name, Exited(reason="admit"))
+        return
+    entered, failure = _open(step, scope)
+    entered.final = final
+    draft.write(
+        Event(
+            type="step.enter",
+            at=draft.turn.at,
+            step=name,
+            visit=run.visit,
+            status="ENTERED",
+            context=raw(entered),
+        )
+    )
+    if failure is not None:
+        _fail(draft, step, failure)
+    elif step.loop is not None and entered.cursor is None and not entered.items:
+        consume_empty(draft, name)
+
+
+def _pass_of(known: StepState, draft: Draft) -> Pass:
+    """The pass as folding ``step.enter`` will make it, for the names it sees."""
+    run = Pass(visit=known.visit + 1, entered=0)
+    for token in known.tokens:
+        run.origin, run.event_name = token.origin, token.event_name
+        run.args = {**run.args, **token.args}
+        run.overlay = {**run.overlay, **token.set}
+    return run
+
+
+def _check_limits(draft: Draft, name: str, visit: int) -> None:
+    limits = draft.turn.limits
+    own = draft.plan.playbook.steps_max
+    most = min(own, limits.entries_max) if own else limits.entries_max
+    if draft.state.entries >= most:
+        raise LimitExceededError(
+            "steps_per_execution",
+            f"step '{name}' would be entry {draft.state.entries + 1} of the execution; "
+            f"at most {most} are allowed",
+        )
+    if visit > limits.visits_max:
+        raise LimitExceededError(
+            "visits_per_step",
+            f"step '{name}' would be visited {visit} times; "
+            f"at most {limits.visits_max} are allowed",
+        )
+
+
+def _holds(step: Step, scope: Scope) -> bool:
+    if step.when is None:
+        return True
+    try:
+        return condition(step.when, scope)
+    except TemplateError as error:
+        raise TemplateError(f"step '{step.name}', when: {error}") from error
+
+
+def _admitted(step: Step, scope: Scope) -> bool:
+    """First rule that matches decides; none admits (PB-047)."""
+    for index, rule in enumerate(step.admit):
+        try:
+            if rule.when is None or condition(rule.when, scope):
+                return rule.allow
+        except TemplateError as error:
+            where = f"step '{step.name}', spec.policy.admit.rules[{index}]"
+            raise TemplateError(f"{where}: {error}") from error
+    return True
+
+
+def _open(step: Step, scope: Scope) -> tuple[Entered, ToolFailure | None]:
+    if step.loop is None:
+        return Entered(), None
+    try:
+        entered = open_loop(step, scope)
+    except NotIterableError as error:
+        return Entered(), ToolFailure(kind="configuration", message=str(error))
+    entered.cursor_loop = entered.cursor is not None
+    return entered, None
+
+
+def _fail(draft: Draft, step: Step, failure: ToolFailure) -> None:
+    """The step fails before any command: its collection is none (PB-222)."""
+    run = draft.state.steps[step.name].active
+    assert run is not None
+    run.outcome = Outcome(ok=False, error=failure, event=run.entered)
+    _consume_at_entry(draft, step.name)
+
+
+def consume_empty(draft: Draft, name: str) -> None:
+    """A loop over nothing completes at once, without a command (PB-224)."""
+    _consume_at_entry(draft, name)
+
+
+def _consume_at_entry(draft: Draft, name: str) -> None:
+    """The exit of a step entered in this very decision stands behind its enter."""
+    before = len(draft.events)
+    consume(draft, name)
+    draft.events[before:] = [(4, event) for _, event in draft.events[before:]]
+
+
+def _step_over(draft: Draft, step: Step, known: StepState, run: Pass) -> None:
+    """The guard is false: the step's own arcs decide where to go on (PB-046).
+
+    Once per chain of steps without a command between them, else two guarded steps
+    that point at each other would never end.
+    """
+    over = tuple(dict.fromkeys(name for token in known.tokens for name in token.over))
+    if step.name in over:
+        _skip(draft, step.name, Exited(reason="when"))
+        return
+    scope = exit_scope(draft, step.name, run, None, "step.skipped")
+    routed = route(draft.plan, step, scope, after_failure=False)
+    exited = Exited(
+        reason="when",
+        arcs=deliver(draft, step, routed),
+        event_name="step.skipped",
+        over=(*over, step.name),
+    )
+    _skip(draft, step.name, exited)
+    write_arc_values(draft, step.name, routed, draft.turn.state.head.event_id)
+
+
+def _skip(draft: Draft, name: str, exited: Exited) -> None:
+    draft.write(
+        Event(
+            type="step.skipped",
+            at=draft.turn.at,
+            step=name,
+            status="SKIPPED",
+            context=raw(exited),
+        )
+    )
+
+
+def skip_unreachable(draft: Draft) -> None:
+    """Mark what nothing can lead to any more (PB-530 ff.)."""
+    for name in unreachable(draft.plan, draft.state, draft.candidates):
+        _skip(draft, name, Exited(reason="unreachable"))
+

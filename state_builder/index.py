@@ -1,0 +1,197 @@
+"""The index of one shard: every open execution, folded, and how far the log was read.
+
+Live and replayed state are the same function of the log (RT-IDX-3): whatever is
+appended changes nothing here until it is read back. No cursor is stored anywhere; the
+position is a property of the index, and a snapshot is the index written down.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from msgspec import DecodeError, Raw, Struct, ValidationError, field
+from msgspec.json import Decoder, Encoder
+
+from state_builder.errors import RecordError
+from state_builder.ids import digest_of, event_id
+from state_builder.ports import LogMessage
+from state_builder.records import GENESIS, RESERVED_TYPES, Record, decode_append
+from state_builder.state import STATE_VERSION, State, fold
+
+ENDED_KEPT_MAX = 512
+"""Ended executions kept whole, for status questions right after the end."""
+
+TOMBSTONES_MAX = 8192
+"""Ended executions remembered by id alone (RT-IDX-9)."""
+
+_FROM_OUTSIDE = frozenset(
+    {GENESIS, "playbook.cancel_requested", "playbook.finalize_requested"}
+)
+_DECISIONS = RESERVED_TYPES - _FROM_OUTSIDE
+
+
+class Entry(Struct, kw_only=True):
+    """One execution in memory.
+
+    Attributes:
+        unread: messages of its last pass that were not read back yet; while there are
+            any, it is not decided again (design §4).
+        retired: it left the index; whoever still holds it lets go.
+        armed: timers its owner knows of.
+    """
+
+    state: State
+    unread: int = 0
+    retired: bool = False
+    armed: dict[str, float] = field(default_factory=dict)
+
+
+class Snapshot(Struct, kw_only=True):
+    """A shard's open executions up to a sequence."""
+
+    version: int
+    shard: int
+    covered: int
+    generation: int
+    executions: list[State]
+    tombstones: dict[str, str] = field(default_factory=dict)
+
+
+_snapshot_encoder = Encoder()
+_snapshot_decoder = Decoder(Snapshot)
+
+
+class ShardIndex:
+    """Open executions of one shard.
+
+    Attributes:
+        position: the last sequence read; nothing before it is missing.
+        damaged: messages that were no valid append, passed over (RT-NATS-46).
+        events: events folded since boot.
+    """
+
+    def __init__(self, shard: int, generation: int, position: int = 0) -> None:
+        self.shard = shard
+        self.generation = generation
+        self.position = position
+        self.events = 0
+        self.damaged = 0
+        self.open: dict[str, Entry] = {}
+        self.ended: OrderedDict[str, State] = OrderedDict()
+        self.tombstones: OrderedDict[str, str] = OrderedDict()
+
+    def apply(self, message: LogMessage) -> list[Entry]:
+        """Fold one message; which executions it touched.
+
+        Executions that end leave :attr:`open` and are not among the touched.
+        """
+        assert message.sequence > self.position, "the log is read forward"
+        self.position = message.sequence
+        try:
+            append = decode_append(message.data)
+        except RecordError:
+            self.damaged += 1
+            return []
+        touched: list[Entry] = []
+        index = 0
+        for record in append.records:
+            entry = self._entry_of(record)
+            if entry is not None:
+                self._fold(entry, record, message.sequence, index)
+                if entry.state.terminal:
+                    self._retire(entry)
+                else:
+                    touched.append(entry)
+            index += len(record.events)
+        self.events += index
+        return touched
+
+    def _entry_of(self, record: Record) -> Entry | None:
+        entry = self.open.get(record.execution_id)
+        if entry is not None:
+            return entry
+        known = record.execution_id in self.tombstones
+        if known or record.events[0].type != GENESIS:
+            # A late fact, or one of an execution that never began: O(1), no effect.
+            return None
+        entry = Entry(state=State(execution_id=record.execution_id))
+        self.open[record.execution_id] = entry
+        return entry
+
+    def _fold(self, entry: Entry, record: Record, sequence: int, index: int) -> None:
+        state = entry.state
+        for offset, event in enumerate(record.events):
+            fold(state, event, event_id(self.generation, sequence, index + offset))
+        if entry.unread and record.events[0].type in _DECISIONS:
+            entry.unread -= 1
+
+    def _retire(self, entry: Entry) -> None:
+        state = entry.state
+        entry.retired = True
+        del self.open[state.execution_id]
+        self.ended[state.execution_id] = state
+        self.tombstones[state.execution_id] = state.terminal
+        if len(self.ended) > ENDED_KEPT_MAX:
+            self.ended.popitem(last=False)
+        if len(self.tombstones) > TOMBSTONES_MAX:
+            self.tombstones.popitem(last=False)
+
+    def find(self, execution_id: str) -> State | None:
+        """The state of an execution that is open or ended lately."""
+        entry = self.open.get(execution_id)
+        return self.ended.get(execution_id) if entry is None else entry.state
+
+    def snapshot(self, covered: int) -> bytes:
+        """The index as bytes: a checksum line, then the states.
+
+        ``covered`` is :attr:`position`, or the log's end when nothing is pending.
+        """
+        assert covered >= self.position
+        body = _snapshot_encoder.encode(
+            Snapshot(
+                version=STATE_VERSION,
+                shard=self.shard,
+                covered=covered,
+                generation=self.generation,
+                executions=[entry.state for entry in self.open.values()],
+                tombstones=dict(self.tombstones),
+            )
+        )
+        return digest_of(body).encode() + b"\n" + body
+
+    @classmethod
+    def restore(cls, shard: int, generation: int, data: bytes) -> ShardIndex:
+        """The index a snapshot holds.
+
+        Raises:
+            RecordError: damaged, of another build's version, of another shard, or of
+                another life of the stream; try the older one (RT-IDX-4).
+        """
+        checksum, _, body = data.partition(b"\n")
+        if checksum != digest_of(body).encode():
+            raise RecordError("snapshot: checksum does not match")
+        try:
+            snapshot = _snapshot_decoder.decode(body)
+        except (DecodeError, ValidationError) as error:
+            raise RecordError(f"snapshot: {error}") from error
+        found = (snapshot.version, snapshot.shard, snapshot.generation)
+        wanted = (STATE_VERSION, shard, generation)
+        if found != wanted:
+            raise RecordError(
+                f"snapshot of (version, shard, generation) {found}, wanted {wanted}"
+            )
+        index = cls(shard, generation, snapshot.covered)
+        for state in snapshot.executions:
+            _own_payloads(state)
+            index.open[state.execution_id] = Entry(state=state)
+        index.tombstones.update(snapshot.tombstones)
+        return index
+
+
+def _own_payloads(state: State) -> None:
+    """Raw payloads are views into the snapshot: copy them, or it stays in memory."""
+    genesis = state.genesis
+    if genesis is None:
+        return
+    for name in ("workload", "trace", "payload", "env"):
+        setattr(genesis, name, Raw(bytes(getattr(genesis, name))))

@@ -1,0 +1,247 @@
+"""Rows the log becomes, and the port through which the one writer stores them.
+
+A row is complete when it leaves the projection: the store adds nothing, orders
+nothing and decides nothing. Rows and position are stored together or not at all, so a
+crash repeats nothing and loses nothing (RT-MAT-2). Ids are integers here, as in the
+tables; JSON documents are the bytes of valid JSON objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from msgspec import Struct
+
+from state_builder.chain import ChainHead
+
+
+class EventRow(NamedTuple):
+    """One event as audited; field order is column order of the write path.
+
+    Attributes:
+        previous: chain predecessor; None for the root alone.
+        parent: event that provoked this one.
+        duration: seconds a tool ran, on the answers of tools.
+        created_at: the emitter's clock; never decides order.
+        ingest_time: when the log stored it.
+    """
+
+    execution_id: int
+    event_id: int
+    catalog_id: int
+    event_type: str
+    status: str | None
+    node_id: str | None
+    node_name: str | None
+    node_type: str | None
+    parent_event_id: int | None
+    prev_event_id: int | None
+    parent_execution_id: int | None
+    command_id: str | None
+    stage_id: str | None
+    frame_id: str | None
+    context: bytes | None
+    result: bytes | None
+    meta: bytes | None
+    error: str | None
+    worker_id: str | None
+    duration: float | None
+    created_at: datetime
+    ingest_time: datetime
+
+
+class CommandRow(NamedTuple):
+    """A command after this batch (RT-EVT-25).
+
+    ``issued`` rows are new and complete. Of others only what follows a command's life
+    counts: status, worker, times, error, event ids.
+    """
+
+    issued: bool
+    execution_id: int
+    command_id: str
+    event_id: int
+    catalog_id: int
+    parent_execution_id: int | None
+    parent_command_id: str | None
+    step_name: str
+    tool_kind: str | None
+    pool: str | None
+    status: str
+    worker_id: str | None
+    claimed_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    attempt: int
+    max_attempts: int
+    iter_index: int | None
+    context: bytes | None
+    meta: bytes | None
+    error: str | None
+    latest_event_id: int
+    prev_event_id: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class ExecutionRow(NamedTuple):
+    """An execution after this batch (RT-PRJ-1).
+
+    ``born`` rows are new and complete; of others only what moves counts: status, head,
+    last event, counts, end, result and error.
+    """
+
+    born: bool
+    execution_id: int
+    catalog_id: int
+    path: str
+    version: int
+    parent_execution_id: int | None
+    parent_command_id: str | None
+    status: str
+    pool: str | None
+    head_event_id: int
+    last_event_type: str
+    last_node_name: str | None
+    event_count: int
+    start_time: datetime
+    end_time: datetime | None
+    result: bytes | None
+    error: str | None
+    workload: bytes | None
+    updated_at: datetime
+
+
+class QuarantineRow(NamedTuple):
+    """What could not become a row: its place in the log, its bytes, and why.
+
+    ``index`` is −1 when the whole message is meant.
+    """
+
+    generation: int
+    sequence: int
+    index: int
+    execution_id: int | None
+    event_id: int | None
+    reason: str
+    payload: bytes
+
+
+class Position(NamedTuple):
+    """Up to where a shard group's messages are in the tables."""
+
+    generation: int
+    sequence: int
+
+
+class OpenCommand(Struct, kw_only=True):
+    """A command without an accepted answer: what the next events of it need.
+
+    Attributes:
+        issued: event id of its ``command.issued``.
+        answered: a ``call.done``/``call.error`` came already.
+        parked: its worker is free, a call-back ends it (RT-DRV-19).
+    """
+
+    issued: int
+    step: str
+    kind: str | None
+    attempt: int
+    status: str = "PENDING"
+    worker_id: str | None = None
+    started_at: datetime | None = None
+    answered: bool = False
+    parked: bool = False
+
+
+class ExecutionHead(Struct, kw_only=True):
+    """An execution as far as it is in the tables: what its next events link to."""
+
+    chain: ChainHead
+    catalog_id: int
+    path: str
+    parent_execution_id: int | None
+    commands: dict[str, OpenCommand]
+
+
+class RowBatch(NamedTuple):
+    """Everything some messages of the log become, in log order.
+
+    Attributes:
+        after: the position the batch continues from.
+        position: the position once it is stored.
+    """
+
+    events: Sequence[EventRow]
+    commands: Sequence[CommandRow]
+    executions: Sequence[ExecutionRow]
+    quarantined: Sequence[QuarantineRow]
+    after: Position
+    position: Position
+
+
+class StreamLife(NamedTuple):
+    """Which life of the log stream the tables know of (RT-NATS-36)."""
+
+    created_at: str
+    generation: int
+    last_sequence: int
+
+
+class RowWriter(Protocol):
+    """Writes one shard group's rows; only ever one at a time holds it."""
+
+    async def position(self) -> Position | None:
+        """Where the group stands; None before its first batch."""
+
+    async def heads(self, execution_ids: Sequence[int]) -> dict[int, ExecutionHead]:
+        """Those of the executions that are in the tables, with open commands."""
+
+    async def write(self, batch: RowBatch) -> int:
+        """Store rows and position in one transaction; how many event rows were new.
+
+        Rows that are there already stay as they are.
+
+        Raises:
+            RowError: some row cannot be stored; nothing was.
+            StalePositionError: the position is not ``batch.after`` any more: another
+                writer was here. Nothing was stored.
+            UnavailableError: the database is away; nothing was stored, or all was.
+        """
+
+
+class RowStore(Protocol):
+    """The tables as the materializer alone may touch them."""
+
+    def lead(self, group: str) -> AbstractAsyncContextManager[RowWriter]:
+        """Be the group's only writer for a while; waits as a warm standby.
+
+        Raises UnavailableError.
+        """
+
+    async def durable_position(self, group: str) -> Position | None:
+        """A position no crash of the database can take back any more.
+
+        What lies at or before it may be trimmed from the log. Raises UnavailableError.
+        """
+
+
+class StreamLives(Protocol):
+    """The tables' memory of the stream's lives (RT-NATS-36)."""
+
+    async def stream_life(self, stream: str) -> StreamLife | None:
+        """What is known, the last sequence including materialized ones."""
+
+    async def begin_life(
+        self, stream: str, *, known: StreamLife | None, now: StreamLife, after: int
+    ) -> bool:
+        """Record another life, if ``known`` is still what is known; one caller wins.
+
+        With a new generation every position becomes (``now.generation``, ``after``).
+        """
+
+    async def saw_sequence(self, stream: str, life: StreamLife) -> None:
+        """Remember how far the stream reached; never goes back."""

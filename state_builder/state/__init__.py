@@ -1,0 +1,48 @@
+"""The state of one execution: a fold over its events in log order.
+
+State changes only by :func:`fold`, only by events, and only forward. The owner folds
+what it reads back from the log; the drive folds its own decisions into a draft, so
+what is decided and what is read back later cannot disagree.
+
+May import: records, chain, template and what is under them.
+"""
+
+from state_builder.state.fold import apply, assign, fold
+from state_builder.state.model import (
+    STATE_VERSION,
+    CursorRun,
+    Delivered,
+    Entered,
+    Exited,
+    Frame,
+    LoopRun,
+    OpenCommand,
+    Outcome,
+    Pass,
+    Request,
+    State,
+    StepState,
+    Token,
+    Updated,
+)
+
+__all__ = [
+    "STATE_VERSION",
+    "CursorRun",
+    "Delivered",
+    "Entered",
+    "Exited",
+    "Frame",
+    "LoopRun",
+    "OpenCommand",
+    "Outcome",
+    "Pass",
+    "Request",
+    "State",
+    "StepState",
+    "Token",
+    "Updated",
+    "apply",
+    "assign",
+    "fold",
+]

@@ -1,0 +1,504 @@
+"""State and event → state (RT-EVT §3.2, "effect on state").
+
+One small function per event type that matters; any other event only joins the chain.
+Folding an event twice, a fact about a command that is not open, or anything after the
+terminal changes nothing but a counter (RT-EVT-3, RT-EVT-4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Raw
+from msgspec.json import Decoder
+
+from state_builder.chain import link
+from state_builder.records import (
+    GENESIS,
+    JSON,
+    TERMINAL_STATUS,
+    Event,
+    Genesis,
+    ToolFailure,
+    encode_json,
+    outcome_envelope_decoder,
+)
+from state_builder.state.model import (
+    Entered,
+    Exited,
+    Frame,
+    LoopRun,
+    OpenCommand,
+    Outcome,
+    Pass,
+    Request,
+    State,
+    StepState,
+    Token,
+    Updated,
+)
+from state_builder.template import StepResult, plain
+
+Handler = Callable[[State, Event, int], bool]
+"""Changes the state; False when the event meant nothing to it."""
+
+_genesis = Decoder(Genesis)
+_entered = Decoder(Entered)
+_exited = Decoder(Exited)
+_updated = Decoder(Updated)
+_json = Decoder()
+_updates = Decoder(dict[str, JSON])
+
+_FAILED_WORDS: Final = frozenset({"error", "failed", "timeout"})
+
+
+def fold(state: State, event: Event, event_id: int) -> str:
+    """Fold the next event of the execution; empty, or why it was ignored."""
+    if event_id <= state.head.event_id:
+        return "repeated"
+    verdict = link(state.head, event_id, event.type).verdict
+    if verdict:
+        state.ignored += 1
+        return verdict
+    state.last_type = event.type
+    if event.step:
+        state.last_step = event.step
+    if apply(state, event, event_id):
+        return ""
+    state.ignored += 1
+    return "not_open"
+
+
+def apply(state: State, event: Event, event_id: int) -> bool:
+    """The effect of an event, apart from the chain; False when it has none."""
+    handler = _HANDLERS.get(event.type)
+    return handler(state, event, event_id) if handler else True
+
+
+def assign(variables: dict[str, JSON], key: str, value: JSON) -> None:
+    """Set a variable by its path: ``a.b`` sets member ``b`` of ``a`` (PB-202).
+
+    Maps on the way are copied, not changed: earlier holders keep what they saw.
+    """
+    head, _, rest = key.partition(".")
+    if not rest:
+        variables[head] = value
+        return
+    old = variables.get(head)
+    inner: dict[str, JSON] = dict(old) if isinstance(old, dict) else {}
+    assign(inner, rest, value)
+    variables[head] = inner
+
+
+def _begin(state: State, event: Event, event_id: int) -> bool:
+    genesis = _genesis.decode(event.context)
+    for name in ("workload", "trace", "payload", "env"):
+        setattr(genesis, name, Raw(bytes(getattr(genesis, name))))
+    state.genesis = genesis
+    state.started_at = event.at
+    return True
+
+
+def _end(state: State, event: Event, event_id: int) -> bool:
+    state.ended_at = event.at
+    state.error = event.error
+    state.live.clear()
+    state.commands.clear()
+    state.timers.clear()
+    state.tasks_open = 0
+    return True
+
+
+def _enter(state: State, event: Event, event_id: int) -> bool:
+    step = state.step(event.step)
+    entered = _entered.decode(event.context) if event.context else Entered()
+    run = Pass(visit=event.visit, entered=event_id)
+    for token in step.tokens:
+        run.origin, run.event_name = token.origin, token.event_name
+        run.args = {**run.args, **token.args}
+        run.overlay = {**run.overlay, **token.set}
+    if entered.iterator_var:
+        run.loop = LoopRun(
+            iterator=entered.iterator_var,
+            items=entered.items or [],
+            total=entered.iterations_expected or 0,
+            window=entered.window,
+            results=[None] * (entered.iterations_expected or 0),
+            cursor=entered.cursor,
+        )
+    step.tokens = []
+    step.active = run
+    step.visit = event.visit
+    step.status = "entered"
+    step.entered_at = event.at
+    state.live[event.step] = None
+    state.entries += 1
+    state.final_entered = state.final_entered or entered.final
+    return True
+
+
+def _exit(state: State, event: Event, event_id: int) -> bool:
+    step = state.step(event.step)
+    run = step.active
+    if run is None or run.visit != event.visit:
+        return False
+    exited = _exited.decode(event.context) if event.context else Exited()
+    failed = event.status == "FAILED"
+    step.result = _result_of(run, exited.failure, failed)
+    step.active = None
+    step.status = "failed" if failed else "completed"
+    step.exited = event_id
+    step.exited_at = event.at
+    step.bare = exited.bare
+    if failed and not exited.handled:
+        state.failing.append(event.step)
+    for name in [name for name in state.timers if name.startswith(f"{event.step}:")]:
+        del state.timers[name]
+    _settle(state, event.step, step)
+    _deliver(state, event.step, exited, event_id)
+    return True
+
+
+def _result_of(run: Pass, failure: ToolFailure | None, failed: bool) -> Outcome:
+    if run.loop is not None and failure is None and not failed:
+        return aggregate(run.loop)
+    outcome = run.outcome or Outcome(ok=not failed)
+    if failure is not None and outcome.error is None:
+        outcome.error = failure
+    outcome.updates = {}
+    if run.loop is not None:
+        aggregate = aggregate(run.loop)
+        aggregate.error, aggregate.ok = outcome.error, False
+        return aggregate
+    outcome.ok = not failed and outcome.ok
+    return outcome
+
+
+def aggregate(loop: LoopRun) -> Outcome:
+    """The result of a finished loop, elements in index order (PB-230, PB-256)."""
+    stats: dict[str, JSON] = {
+        "total": loop.completed + loop.failed,
+        "completed": loop.completed,
+        "failed": loop.failed,
+    }
+    if loop.cursor is not None:
+        drained: JSON = {
+            "cursor": "drained",
+            "frames": loop.cursor.claimed,
+            "rows": loop.cursor.rows,
+            "stats": stats,
+        }
+        return Outcome(form="cursor", data=encode_json(drained))
+    stats["total"] = loop.total
+    elements = b",".join(b"null" if one is None else one for one in loop.results)
+    errors = [
+        {"index": int(index), "error": encode_failure(failure)}
+        for index, failure in sorted(loop.errors.items(), key=lambda pair: int(pair[0]))
+    ]
+    data = b'{"results":[%b],"stats":%b,"count":%d,"errors":%b}' % (
+        elements,
+        encode_json(stats),
+        loop.total,
+        encode_json(errors),
+    )
+    form = "loop:http" if loop.form == "http" else "loop"
+    return Outcome(form=form, data=data)
+
+
+def encode_failure(failure: ToolFailure) -> JSON:
+    """The error object as templates and events see it."""
+    decoded: JSON = _json.decode(encode_json(failure))
+    return decoded
+
+
+def _skip(state: State, event: Event, event_id: int) -> bool:
+    step = state.step(event.step)
+    exited = _exited.decode(event.context) if event.context else Exited()
+    step.tokens = []
+    step.status = "skipped"
+    step.exited_at = event.at
+    _settle(state, event.step, step)
+    _deliver(state, event.step, exited, event_id)
+    return True
+
+
+def _settle(state: State, name: str, step: StepState) -> None:
+    """A step that is neither active nor holds a token is not live any more."""
+    if step.active is None and not step.tokens:
+        state.live.pop(name, None)
+
+
+def _deliver(state: State, origin: str, exited: Exited, event_id: int) -> None:
+    for arc in exited.arcs:
+        step = state.step(arc.step)
+        token = Token(
+            origin=origin,
+            order=event_id,
+            event_name=exited.event_name,
+            args=arc.args,
+            set=arc.set,
+            over=exited.over,
+        )
+        step.tokens = [*step.tokens, token]
+        state.live.setdefault(arc.step, None)
+
+
+def _update(state: State, event: Event, event_id: int) -> bool:
+    updated = _updated.decode(event.context)
+    for key, value in updated.values.items():
+        assign(state.ctx, key, value)
+    run = state.step(event.step).active
+    if run is not None and run.loop is not None and event.cause:
+        run.loop.updates.pop(int(event.cause), None)
+    return True
+
+
+def _issue(state: State, event: Event, event_id: int) -> bool:
+    step = state.step(event.step)
+    run = step.active
+    if run is None or run.visit != event.visit or event.command_id in state.commands:
+        return False
+    state.commands[event.command_id] = OpenCommand(
+        step=event.step,
+        visit=event.visit,
+        event=event_id,
+        iteration=event.iteration,
+        attempt=event.attempt,
+        kind=event.kind,
+        pool=event.pool,
+        issued_at=event.at,
+        child=event.child,
+    )
+    state.tasks_open += 1
+    run.issued += 1
+    step.status = "command_issued"
+    if run.loop is not None:
+        _issue_iteration(run.loop, event.iteration)
+    return True
+
+
+def _issue_iteration(loop: LoopRun, iteration: str) -> None:
+    loop.open += 1
+    if loop.cursor is None:
+        loop.issued = int(iteration) + 1
+        return
+    frame, row = parse_cursor_iteration(iteration)
+    if row is None:
+        loop.cursor.claiming += 1
+        loop.cursor.next_frame = max(loop.cursor.next_frame, frame + 1)
+        return
+    claimed = loop.cursor.frames[frame]
+    claimed.open += 1
+    claimed.next_row = len(claimed.rows) if loop.cursor.whole_frame else row + 1
+
+
+def parse_cursor_iteration(iteration: str) -> tuple[int, int | None]:
+    """Frame and row of ``f3r7``; no row for a claim, ``f3``."""
+    frame, _, row = iteration[1:].partition("r")
+    return int(frame), int(row) if row else None
+
+
+def _started(state: State, event: Event, event_id: int) -> bool:
+    command = state.commands.get(event.command_id)
+    if command is None:
+        return False
+    command.starts += 1
+    command.started_at = event.at
+    command.worker = event.worker_id
+    step = state.step(command.step)
+    if step.active is not None and step.status == "command_issued":
+        step.status = "command_started"
+    return True
+
+
+def _called(state: State, event: Event, event_id: int) -> bool:
+    command = state.commands.get(event.command_id)
+    if command is None:
+        return False
+    outcome = _outcome_of(event, event_id)
+    if command.parked:
+        return _finish(state, event.command_id, command, outcome)
+    command.outcome = outcome
+    return True
+
+
+def _outcome_of(event: Event, event_id: int) -> Outcome:
+    """What a ``call.done``/``call.error`` carries; bytes are copied."""
+    ok = event.type == "call.done" and event.status != "FAILED"
+    if not event.result:
+        failure = None if ok else failure_of(event)
+        return Outcome(ok=ok, event=event_id, error=failure)
+    envelope = outcome_envelope_decoder.decode(event.result)
+    found = envelope.context
+    outcome = Outcome(ok=ok, event=event_id, reference=bytes(envelope.reference))
+    if found is not None:
+        outcome.form = found.form
+        outcome.data = bytes(found.data) or b"null"
+        outcome.error = found.error
+        outcome.helpers = bytes(found.helpers)
+        if found.updates:
+            outcome.updates = _updates.decode(found.updates)
+    if not ok and outcome.error is None:
+        outcome.error = failure_of(event)
+    return outcome
+
+
+def failure_of(event: Event) -> ToolFailure:
+    """The error object of a failure that came without one."""
+    return ToolFailure(
+        kind=event.code or "unknown",
+        code=event.code,
+        message=event.error or "the command failed",
+    )
+
+
+def _completed(state: State, event: Event, event_id: int) -> bool:
+    command = state.commands.get(event.command_id)
+    if command is None:
+        return False
+    if event.status in _FAILED_WORDS:
+        return _failed(state, event, event_id)
+    if not event.pending:
+        outcome = command.outcome or Outcome()
+        outcome.event = event_id
+        return _finish(state, event.command_id, command, outcome)
+    if command.parked:
+        return False
+    command.parked = True
+    state.tasks_open -= 1
+    state.step(command.step).status = "parked"
+    if command.outcome is not None:
+        # The call-back overtook the report that the step is parked (RT-DRV-19).
+        return _finish(state, event.command_id, command, command.outcome)
+    return True
+
+
+def _failed(state: State, event: Event, event_id: int) -> bool:
+    command = state.commands.get(event.command_id)
+    if command is None:
+        return False
+    outcome = command.outcome or Outcome()
+    outcome.ok = False
+    outcome.event = event_id
+    outcome.error = outcome.error or failure_of(event)
+    return _finish(state, event.command_id, command, outcome)
+
+
+def _finish(
+    state: State, command_id: str, command: OpenCommand, outcome: Outcome
+) -> bool:
+    """First answer wins: the command leaves the open ones (RT-EVT-4)."""
+    del state.commands[command_id]
+    if not command.parked:
+        state.tasks_open -= 1
+    run = state.step(command.step).active
+    if run is None or run.visit != command.visit:
+        return False
+    if run.loop is None:
+        run.outcome = outcome
+        return True
+    _count(run.loop, command.iteration, outcome)
+    return True
+
+
+def _count(loop: LoopRun, iteration: str, outcome: Outcome) -> None:
+    loop.open -= 1
+    loop.last_event = outcome.event
+    if outcome.updates:
+        loop.updates[outcome.event] = outcome.updates
+    if loop.cursor is not None:
+        _count_cursor(loop, iteration, outcome)
+        return
+    if not outcome.ok:
+        loop.failed += 1
+        loop.errors[iteration] = outcome.error or ToolFailure(
+            kind="unknown", message="the iteration failed"
+        )
+        return
+    loop.completed += 1
+    loop.form = outcome.form
+    loop.results[int(iteration)] = _element(outcome)
+
+
+def _element(outcome: Outcome) -> bytes:
+    """An element is what an ordinary step would have had: merged keys and all."""
+    if outcome.form != "pipeline":
+        return outcome.data
+    labels: JSON = _json.decode(outcome.data)
+    return encode_json(plain(StepResult(value=labels, form="pipeline")))
+
+
+def _count_cursor(loop: LoopRun, iteration: str, outcome: Outcome) -> None:
+    cursor = loop.cursor
+    assert cursor is not None
+    number, row = parse_cursor_iteration(iteration)
+    if row is not None:
+        frame = cursor.frames[number]
+        frame.open -= 1
+        if not frame.open and frame.next_row >= len(frame.rows):
+            del cursor.frames[number]
+    else:
+        cursor.claiming -= 1
+        rows = _rows_of(outcome) if outcome.ok else []
+        cursor.claimed += bool(rows)
+        cursor.rows += len(rows)
+        if rows:
+            cursor.frames[number] = Frame(rows=rows)
+        else:
+            cursor.retired += 1
+    if not outcome.ok:
+        loop.failed += 1
+        loop.errors.setdefault(
+            str(number),
+            outcome.error or ToolFailure(kind="unknown", message="the frame failed"),
+        )
+    elif row is not None:
+        loop.completed += 1
+
+
+def _rows_of(outcome: Outcome) -> list[JSON]:
+    """The rows of a claim; a bare list counts as rows (PB-253)."""
+    data: JSON = _json.decode(outcome.data)
+    if isinstance(data, dict):
+        data = data.get("rows")
+    return data if isinstance(data, list) else []
+
+
+def _set_timer(state: State, event: Event, event_id: int) -> bool:
+    state.timers[event.timer] = event.due
+    return True
+
+
+def _fired(state: State, event: Event, event_id: int) -> bool:
+    return state.timers.pop(event.timer, None) is not None
+
+
+def _requested(state: State, event: Event, event_id: int) -> bool:
+    if state.request is not None:
+        return False
+    kind = "cancel" if event.type == "playbook.cancel_requested" else "finalize"
+    state.request = Request(
+        event=event_id, kind=kind, status=event.status, reason=event.error
+    )
+    return True
+
+
+_HANDLERS: Final[dict[str, Handler]] = {
+    GENESIS: _begin,
+    "step.enter": _enter,
+    "step.exit": _exit,
+    "step.skipped": _skip,
+    "ctx.updated": _update,
+    "command.issued": _issue,
+    "command.started": _started,
+    "call.done": _called,
+    "call.error": _called,
+    "command.completed": _completed,
+    "command.failed": _failed,
+    "timer.set": _set_timer,
+    "timer.fired": _fired,
+    "playbook.cancel_requested": _requested,
+    "playbook.finalize_requested": _requested,
+    **dict.fromkeys(TERMINAL_STATUS, _end),
+}
