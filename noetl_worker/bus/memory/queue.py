@@ -1,0 +1,304 @@
+"""The pools' consumers and the ``CommandQueue`` port in memory.
+
+A consumer hands messages to waiting pullers in turn; a message unfinished after the ack
+wait, by the clock, is handed out again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from noetl_worker.bus.memory.broker import MemoryBroker, Stored
+from noetl_worker.bus.memory.waiting import Signal
+from noetl_worker.bus.topology import BusSettings, Topology
+from state_builder.errors import SettingsError, UnavailableError
+from state_builder.ids import Shard
+from state_builder.ports import Delivery
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A message handed out and not finished; ``due`` is when it is handed out again."""
+
+    stored: Stored
+    count: int
+    due: float
+    waiting: bool = False
+
+
+class MemoryConsumer:
+    """One pool's durable consumer."""
+
+    def __init__(self, broker: MemoryBroker, pool: str) -> None:
+        self._broker = broker
+        self._pool = pool
+        self._position = 0
+        self._pending: dict[int, _Pending] = {}
+        self._pullers: deque[MemoryPuller] = deque()
+
+    def join(self, puller: MemoryPuller) -> None:
+        """Hand messages to this one too."""
+        self._pullers.append(puller)
+
+    def quit(self, puller: MemoryPuller) -> None:
+        """No more messages for this one."""
+        self._pullers.remove(puller)
+
+    def dispatch(self) -> None:
+        """Hand out what is due, in turn to those with a free slot."""
+        while (puller := self._next_puller()) is not None:
+            pending = self._next_due() or self._next_new()
+            if pending is None:
+                return
+            pending.count += 1
+            pending.waiting = False
+            pending.due = self._now() + self._broker.settings.ack_wait_s
+            puller.deliver(self._pool, pending.stored, pending.count)
+
+    def finish(self, sequence: int) -> None:
+        """Never again. Matched by sequence alone, as the real broker does it."""
+        self._pending.pop(sequence, None)
+
+    def postpone(self, sequence: int, delay_s: float, *, again: bool) -> None:
+        """Again after the delay; without ``again`` only the deadline starts anew."""
+        pending = self._pending.get(sequence)
+        if pending is not None:
+            pending.due = self._now() + delay_s
+            pending.waiting = again
+
+    def next_due_s(self) -> float | None:
+        """How long until something must be handed out again."""
+        dues = [pending.due for pending in self._pending.values()]
+        return max(0.0, min(dues) - self._now()) if dues else None
+
+    def counts(self) -> tuple[int, int]:
+        """Not yet handed out, handed out and unfinished."""
+        new = sum(
+            1 for each in self._broker.after(self._position) if each.pool == self._pool
+        )
+        return new, len(self._pending)
+
+    def _next_puller(self) -> MemoryPuller | None:
+        for _ in range(len(self._pullers)):
+            puller = self._pullers[0]
+            self._pullers.rotate(-1)
+            if puller.free > 0:
+                return puller
+        return None
+
+    def _next_due(self) -> _Pending | None:
+        now = self._now()
+        ready = [each for each in self._pending.values() if each.due <= now]
+        return min(ready, key=lambda each: each.due) if ready else None
+
+    def _next_new(self) -> _Pending | None:
+        for stored in self._broker.after(self._position):
+            self._position = stored.message.sequence
+            if stored.pool == self._pool:
+                pending = _Pending(stored, 0, 0.0)
+                self._pending[stored.message.sequence] = pending
+                return pending
+        return None
+
+    def _now(self) -> float:
+        return self._broker.clock.monotonic()
+
+
+class MemoryDelivery:
+    """See :class:`state_builder.ports.Delivery`; silent after its deadline."""
+
+    __slots__ = ("_finished", "_puller", "_stored", "count", "deadline", "pool")
+
+    def __init__(
+        self, puller: MemoryPuller, pool: str, stored: Stored, count: int
+    ) -> None:
+        self._puller = puller
+        self._stored = stored
+        self._finished = False
+        self.pool = pool
+        self.count = count
+        self.deadline = puller.next_deadline()
+
+    @property
+    def sequence(self) -> int:
+        """See the port."""
+        return self._stored.message.sequence
+
+    @property
+    def shard(self) -> Shard:
+        """See the port."""
+        return self._stored.message.shard
+
+    @property
+    def data(self) -> bytes:
+        """See the port."""
+        return self._stored.message.data
+
+    def ack(self) -> None:
+        """See the port."""
+        self._finish(None)
+
+    def term(self) -> None:
+        """See the port."""
+        self._finish(None)
+
+    def nak(self, delay_s: float) -> None:
+        """See the port."""
+        self._finish(delay_s)
+
+    def in_progress(self) -> None:
+        """See the port."""
+        consumer = None if self._finished else self._puller.may_speak(self)
+        if consumer is not None:
+            self.deadline = self._puller.next_deadline()
+            consumer.postpone(self.sequence, self._puller.ack_wait_s, again=False)
+
+    def supersede(self) -> None:
+        """Another delivery of the same message takes this one's place and slot."""
+        self._finished = True
+
+    def _finish(self, delay_s: float | None) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        consumer = self._puller.may_speak(self)
+        if consumer is not None and delay_s is None:
+            consumer.finish(self.sequence)
+        elif consumer is not None and delay_s is not None:
+            consumer.postpone(self.sequence, delay_s, again=True)
+        self._puller.release(self)
+
+
+class MemoryPuller:
+    """One worker's share of its pools."""
+
+    def __init__(self, queue: MemoryCommands, pools: Sequence[str], slots: int) -> None:
+        self._queue = queue
+        self._broker = queue.broker
+        self._consumers = {pool: queue.consumer(pool) for pool in pools}
+        self._slots = slots
+        self._running: dict[tuple[str, int], MemoryDelivery] = {}
+        self._buffer: list[Delivery] = []
+        self._signal = Signal()
+        self._open = True
+        self.ack_wait_s = queue.broker.settings.ack_wait_s
+
+    @property
+    def free(self) -> int:
+        """How many more commands may be handed over."""
+        if not self._open or not self._queue.online:
+            return 0
+        return self._slots - len(self._running)
+
+    async def deliveries(self) -> AsyncIterator[list[Delivery]]:
+        """See ``CommandQueue.pull``."""
+        for consumer in self._consumers.values():
+            consumer.join(self)
+        self._queue.pullers.append(self)
+        try:
+            while True:
+                self._dispatch()
+                if self._buffer and self._queue.online:
+                    batch, self._buffer = self._buffer, []
+                    yield batch
+                else:
+                    await self._signal.wait(self._broker.clock, self._next_due_s())
+        finally:
+            self._open = False
+            self._queue.pullers.remove(self)
+            for consumer in self._consumers.values():
+                consumer.quit(self)
+            for delivery in self._buffer:
+                delivery.nak(0.5)
+
+    def deliver(self, pool: str, stored: Stored, count: int) -> None:
+        """Take a message; called by its consumer when there is a free slot."""
+        delivery = MemoryDelivery(self, pool, stored, count)
+        older = self._running.get((pool, delivery.sequence))
+        if older is not None:
+            older.supersede()
+        self._running[pool, delivery.sequence] = delivery
+        self._buffer.append(delivery)
+        self._signal.set()
+
+    def wake(self) -> None:
+        """Look again: the connection's state changed."""
+        self._signal.set()
+
+    def next_deadline(self) -> float:
+        """Until when the broker waits after a sign of life given now."""
+        return self._broker.clock.monotonic() + self.ack_wait_s
+
+    def may_speak(self, delivery: MemoryDelivery) -> MemoryConsumer | None:
+        """The consumer to tell, unless the delivery's time has passed (RT-NATS-45)."""
+        late = self._broker.clock.monotonic() > delivery.deadline
+        if late or not self._queue.online:
+            return None
+        return self._consumers[delivery.pool]
+
+    def release(self, delivery: MemoryDelivery) -> None:
+        """Free the slot of a finished delivery."""
+        key = (delivery.pool, delivery.sequence)
+        if self._running.get(key) is delivery:
+            del self._running[key]
+            self._signal.set()
+
+    def _dispatch(self) -> None:
+        for consumer in self._consumers.values():
+            consumer.dispatch()
+
+    def _next_due_s(self) -> float | None:
+        if self.free <= 0:
+            return None
+        dues = [consumer.next_due_s() for consumer in self._consumers.values()]
+        return min((due for due in dues if due is not None), default=None)
+
+
+class MemoryCommands:
+    """See :class:`state_builder.ports.CommandQueue`."""
+
+    def __init__(self, broker: MemoryBroker, settings: BusSettings) -> None:
+        self.broker = broker
+        self.online = True
+        self.pullers: list[MemoryPuller] = []
+        self._topology = Topology(settings)
+        self._view_start: int | None = None
+
+    def pull(self, pools: Sequence[str], slots: int) -> AsyncIterator[list[Delivery]]:
+        """See the port."""
+        if not pools or slots < 1:
+            raise SettingsError("a worker needs at least one pool and one slot")
+        for pool in pools:
+            self._topology.commands(pool, ">")
+        if self._view_start is None:
+            self._view_start = self.broker.last
+        return MemoryPuller(self, list(dict.fromkeys(pools)), slots).deliveries()
+
+    async def view_start(self) -> int:
+        """See the port."""
+        if self._view_start is None:
+            self._view_start = self.broker.last
+        return self._view_start
+
+    async def pending(self, pool: str) -> tuple[int, int]:
+        """See the port."""
+        if not self.online:
+            raise UnavailableError("not connected")
+        return self.consumer(pool).counts()
+
+    def consumer(self, pool: str) -> MemoryConsumer:
+        """The pool's consumer, made when missing."""
+        consumers = self.broker.consumers
+        if pool not in consumers:
+            consumers[pool] = MemoryConsumer(self.broker, pool)
+        return consumers[pool]
+
+    def set_online(self, online: bool) -> None:
+        """Pretend to lose or regain the connection."""
+        self.online = online
+        if online:
+            self._view_start = self.broker.last
+        for puller in tuple(self.pullers):
+            puller.wake()
