@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import anyio
+import structlog
 from msgspec.json import decode, encode
 
 from noetl_worker.bus.memory.broker import Answerer, MemoryBroker, Question
@@ -16,6 +18,8 @@ from noetl_worker.bus.topology import BusSettings
 from state_builder.ids import Shard
 from state_builder.ports import LogInfo
 from state_builder.records import JSON
+
+log = structlog.get_logger(__name__)
 
 
 class MemoryBus:
@@ -114,14 +118,13 @@ class MemorySignals:
         self, shard: Shard, question: Question, timeout_s: float
     ) -> Question | None:
         """See the port."""
-        answerer = self._broker.answerers.get(shard)
-        if answerer is None or not self.online:
+        answerers = tuple(self._broker.answerers.get(shard, ()))
+        if not answerers or not self.online:
             return None
         # Through JSON, as on the wire: neither side can change the other's value.
         asked: Question = decode(encode(question))
-        answer = await within(
-            self._broker.clock, timeout_s, _never_none(answerer, asked)
-        )
+        first = _first_answer(answerers, asked)
+        answer = await within(self._broker.clock, timeout_s, first)
         return None if answer is None else decode(encode(answer))
 
     async def answer(
@@ -132,11 +135,11 @@ class MemorySignals:
         async def answer(question: Question) -> Question | None:
             return await callback(question) if self.online else None
 
-        self._broker.answerers[shard] = answer
+        answerers = self._broker.answerers.setdefault(shard, [])
+        answerers.append(answer)
 
         async def stop() -> None:
-            if self._broker.answerers.get(shard) is answer:
-                del self._broker.answerers[shard]
+            answerers.remove(answer)
 
         return stop
 
@@ -186,10 +189,23 @@ class MemoryBlobs:
         self._objects.pop(name, None)
 
 
-async def _never_none(answerer: Answerer, question: Question) -> Question:
-    """The answer; silence lasts until the asker gives up, as on the wire."""
-    answer = await answerer(question)
-    if answer is None:
-        await asyncio.Event().wait()
-        raise AssertionError("never set")
+async def _first_answer(answerers: Sequence[Answerer], question: Question) -> Question:
+    """What the first of them says; silence lasts until the asker gives up."""
+    said: asyncio.Future[Question] = asyncio.get_running_loop().create_future()
+
+    async def listen(answerer: Answerer) -> None:
+        try:
+            answer = await answerer(question)
+        # As on the wire: a failed answer is silence to the asker.
+        except Exception:
+            log.exception("question.failed")
+            return
+        if answer is not None and not said.done():
+            said.set_result(answer)
+
+    async with anyio.create_task_group() as tasks:
+        for answerer in answerers:
+            tasks.start_soon(listen, answerer)
+        answer = await said
+        tasks.cancel_scope.cancel()
     return answer

@@ -25,7 +25,6 @@ class _Pending:
     stored: Stored
     count: int
     due: float
-    waiting: bool = False
 
 
 class MemoryConsumer:
@@ -53,7 +52,6 @@ class MemoryConsumer:
             if pending is None:
                 return
             pending.count += 1
-            pending.waiting = False
             pending.due = self._now() + self._broker.settings.ack_wait_s
             puller.deliver(self._pool, pending.stored, pending.count)
 
@@ -61,12 +59,11 @@ class MemoryConsumer:
         """Never again. Matched by sequence alone, as the real broker does it."""
         self._pending.pop(sequence, None)
 
-    def postpone(self, sequence: int, delay_s: float, *, again: bool) -> None:
-        """Again after the delay; without ``again`` only the deadline starts anew."""
+    def postpone(self, sequence: int, delay_s: float) -> None:
+        """Again after the delay, not before."""
         pending = self._pending.get(sequence)
         if pending is not None:
             pending.due = self._now() + delay_s
-            pending.waiting = again
 
     def next_due_s(self) -> float | None:
         """How long until something must be handed out again."""
@@ -153,7 +150,7 @@ class MemoryDelivery:
         consumer = None if self._finished else self._puller.may_speak(self)
         if consumer is not None:
             self.deadline = self._puller.next_deadline()
-            consumer.postpone(self.sequence, self._puller.ack_wait_s, again=False)
+            consumer.postpone(self.sequence, self._puller.ack_wait_s)
 
     def supersede(self) -> None:
         """Another delivery of the same message takes this one's place and slot."""
@@ -167,7 +164,7 @@ class MemoryDelivery:
         if consumer is not None and delay_s is None:
             consumer.finish(self.sequence)
         elif consumer is not None and delay_s is not None:
-            consumer.postpone(self.sequence, delay_s, again=True)
+            consumer.postpone(self.sequence, delay_s)
         self._puller.release(self)
 
 

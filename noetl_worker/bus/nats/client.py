@@ -3,7 +3,7 @@
 The library gives every subscription a queue and a task, and every publish a pass
 through its flusher task: one or two task switches per message, more than the message
 itself costs. Here messages of *listened* subjects go straight from the parser to a
-plain function, and frames written in one turn of the loop leave in one write at its end.
+plain function, and frames written in one turn of the loop leave in one write.
 Everything else (handshake, TLS, pings, reconnects, ordinary subscriptions) is theirs.
 
 Invariants: handlers never wait; nothing written while disconnected is kept, so nothing
