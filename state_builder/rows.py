@@ -57,7 +57,8 @@ class CommandRow(NamedTuple):
     """A command after this batch (RT-EVT-25).
 
     ``issued`` rows are new and complete. Of others only what follows a command's life
-    counts: status, worker, times, error, event ids.
+    counts: status, worker, times, error, event ids. ``answered`` and ``parked`` are
+    those of :class:`OpenCommand`.
     """
 
     issued: bool
@@ -71,6 +72,8 @@ class CommandRow(NamedTuple):
     tool_kind: str | None
     pool: str | None
     status: str
+    answered: bool
+    parked: bool
     worker_id: str | None
     claimed_at: datetime | None
     started_at: datetime | None
@@ -118,12 +121,12 @@ class ExecutionRow(NamedTuple):
 class QuarantineRow(NamedTuple):
     """What could not become a row: its place in the log, its bytes, and why.
 
-    ``index`` is −1 when the whole message is meant.
+    ``idx`` is −1 when the whole message is meant.
     """
 
     generation: int
     sequence: int
-    index: int
+    idx: int
     execution_id: int | None
     event_id: int | None
     reason: str
