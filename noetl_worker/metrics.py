@@ -1,0 +1,185 @@
+"""Metrics: the Prometheus adapter of the ``Observer`` port.
+
+The only module that knows the client library. A metric exists when a line of
+:data:`METRICS` says so; every series whose labels are known beforehand starts at zero
+(RT-OBS-3), and a name nobody declared is a ``KeyError``. Labels are closed sets, never
+an id (RT-OBS-1). The series of a name and its labels are kept, so counting costs one
+dictionary look-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Final, Literal, Protocol, TypeAlias, cast
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.metrics import MetricWrapperBase
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+Kind: TypeAlias = Literal["counter", "gauge", "seconds", "sizes"]
+
+_SECONDS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
+)  # fmt: skip
+_SIZES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: what it counts, and the label values known beforehand.
+
+    Attributes:
+        labels: ``name=value,value`` each; only ``name`` when values come with use.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+class PrometheusObserver:
+    """Counts and times into a registry of its own."""
+
+    def __init__(self, metrics: tuple[Metric, ...] = (), **build: str) -> None:
+        self.registry = CollectorRegistry()
+        self._metrics: dict[str, MetricWrapperBase] = {}
+        self._series: dict[tuple[str, tuple[tuple[str, str], ...]], _Series] = {}
+        for metric in metrics or METRICS:
+            self._declare(metric)
+        if build:
+            info = Gauge(
+                "noetl_build_info", "this build", list(build), registry=self.registry
+            )
+            info.labels(**build).set(1)
+
+    def _declare(self, metric: Metric) -> None:
+        if metric.name in self._metrics:
+            raise ValueError(f"metric {metric.name} is declared twice")
+        pairs = [label.partition("=") for label in metric.labels]
+        names = [name for name, _, _ in pairs]
+        made: MetricWrapperBase
+        if metric.kind == "counter":
+            made = Counter(metric.name, metric.help, names, registry=self.registry)
+        elif metric.kind == "gauge":
+            made = Gauge(metric.name, metric.help, names, registry=self.registry)
+        else:
+            made = Histogram(
+                metric.name,
+                metric.help,
+                names,
+                buckets=_SECONDS if metric.kind == "seconds" else _SIZES,
+                registry=self.registry,
+            )
+        self._metrics[metric.name] = made
+        if names and all(values for _, _, values in pairs):
+            for known in product(*(values.split(",") for _, _, values in pairs)):
+                made.labels(*known)
+
+    def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        """Add to a counter."""
+        self._find(name, labels).inc(amount)
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        self._find(name, labels).set(value)
+
+    def time(self, name: str, seconds: float, **labels: str) -> None:
+        """Observe a duration, or a size, in a histogram."""
+        self._find(name, labels).observe(seconds)
+
+    def page(self) -> bytes:
+        """All series in the exposition format 0.0.4."""
+        return generate_latest(self.registry)
+
+    def _find(self, name: str, labels: dict[str, str]) -> _Series:
+        key = (name, tuple(labels.items()))
+        series = self._series.get(key)
+        if series is None:
+            metric = self._metrics.get(name)
+            if metric is None:
+                raise KeyError(f"metric {name} is not declared in noetl_worker.metrics")
+            made = metric.labels(**labels) if labels else metric
+            series = self._series[key] = cast("_Series", made)
+        return series
+
+
+class _Series(Protocol):
+    """One series of whatever kind; the kind it lacks is an error of the caller."""
+
+    def inc(self, amount: float) -> None: ...
+
+    def set(self, value: float) -> None: ...
+
+    def observe(self, amount: float) -> None: ...
+
+
+def _rows(kind: Kind, text: str) -> list[Metric]:
+    """Metrics of one kind, a line each: name, labels, ``--``, help."""
+    found = []
+    for line in text.strip().splitlines():
+        head, _, help_text = line.partition(" -- ")
+        name, *labels = head.split()
+        found.append(Metric(name, kind, help_text.strip(), tuple(labels)))
+    return found
+
+
+_COUNTERS = """
+noetl_events_ingested_total event_type status -- events taken over HTTP
+noetl_event_ingest_published_total event_type -- server appends acknowledged by the log
+noetl_event_publish_failed_total reason=timeout,fenced,log_full,too_large,unavailable -- appends the log refused or did not confirm
+noetl_execute_outcomes_total entry=single,batch outcome=started,duplicate,error -- starts
+noetl_http_requests_total method route status -- requests by route template
+noetl_cancel_total outcome=cancelled,cancelling,already_completed,not_found -- cancels
+noetl_container_callback_total state=succeeded,failed,failed_image_pull,failed_oom,failed_node_lost,failed_timeout -- call-backs of parked steps
+noetl_container_callback_stale_total state=succeeded,failed,failed_image_pull,failed_oom,failed_node_lost,failed_timeout -- call-backs nobody waits for
+noetl_event_hotpath_reads_total site=status,cancel,check,events outcome=served_owner,served_log,served_row,scan -- where live reads were answered
+noetl_limit_hits_total limit -- named limits that were hit
+noetl_streams_dropped_total reason=slow,too_many -- live streams the server ended
+noetl_bus_reconnects_total -- connections to the broker made again
+noetl_bus_deliveries_silenced_total -- deliveries whose deadline passed unnoticed
+noetl_bus_questions_dropped_total -- questions to owners that were not taken
+noetl_orchestrate_drive_total stage=dispatched,applied,empty,cas_lost,retry,context_offloaded,context_ref_resolved,ref_resolved,cold_rebuild,terminal_skip,evaluate_error -- drive passes by what became of them
+noetl_lease_transitions_total kind=take,renew,lost outcome=ok,lost -- leases
+noetl_checkpoint_bytes_total -- bytes of snapshots written
+noetl_worker_pulls_total outcome=message,empty,error -- pulls of commands
+noetl_worker_claim_succeeded_total -- commands taken
+noetl_worker_claim_failed_total reason=terminal,superseded,unavailable -- commands not run after asking
+noetl_worker_claim_dead_lettered_total -- commands nobody can read
+noetl_worker_commands_redelivered_total -- commands delivered again
+noetl_worker_command_loop_reconnect_total reason -- pulls begun again
+noetl_worker_dispatch_errors_total tool_kind -- tools that failed
+"""  # noqa: E501 - a table, a line each
+
+_GAUGES = """
+noetl_bus_connected -- 1 while the broker answers
+noetl_bus_log_full -- 1 while the log refuses appends
+noetl_streams_open -- live streams of this server
+noetl_worker_concurrent_dispatches -- commands running now
+"""
+
+_SECONDS_OF = """
+noetl_event_ingest_duration_seconds -- taking events over HTTP
+noetl_http_request_duration_seconds method route -- requests by route template
+noetl_worker_dispatch_duration_seconds tool_kind -- tools
+"""
+
+_SIZES_OF = """
+noetl_execute_batch_size -- executions of one batch
+"""
+
+METRICS: Final = (
+    *_rows("counter", _COUNTERS),
+    *_rows("gauge", _GAUGES),
+    *_rows("seconds", _SECONDS_OF),
+    *_rows("sizes", _SIZES_OF),
+)

@@ -1,0 +1,386 @@
+"""Settings of single roles, beside the fields they fill: one dataclass for each room.
+
+The same rules as in ``rooms``: defaults of the specification, one line on the meaning.
+"""
+
+# ruff: noqa: RUF009 - env() makes a dataclass field
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from noetl_worker.settings.variables import (
+    ABOVE_ZERO,
+    MIB,
+    NOT_NEGATIVE,
+    PORT,
+    SOME,
+    Allow,
+    Secret,
+    env,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """The HTTP edge."""
+
+    host: str = env("NOETL_HOST", "0.0.0.0", "address to listen on")
+    port: int = env(
+        "NOETL_PORT", 8082, "port to listen on; 0 takes a free one", "", PORT
+    )
+    disable_metrics: bool = env(
+        "NOETL_DISABLE_METRICS", False, "answer 404 on /metrics"
+    )
+    cors_origins: tuple[str, ...] = env(
+        "NOETL_CORS_ORIGINS", ("*",), "origins a browser may call from"
+    )
+    body_bytes_max: int = env(
+        "NOETL_BODY_MAX_BYTES", 10_000_000, "largest request body", "bytes", SOME
+    )
+    blob_bytes_max: int = env(
+        "NOETL_BLOB_MAX_BYTES",
+        64_000_000,
+        "largest stored result or object",
+        "bytes",
+        SOME,
+    )
+    append_s: float = env(
+        "NOETL_APPEND_TIMEOUT_SECS",
+        5.0,
+        "wait for the log before a 503",
+        "s",
+        ABOVE_ZERO,
+    )
+    ask_s: float = env(
+        "NOETL_ASK_TIMEOUT_SECS", 0.5, "wait for an owner's answer", "s", ABOVE_ZERO
+    )
+    end_wait_s: float = env(
+        "NOETL_CANCEL_WAIT_SECS",
+        2.0,
+        "wait for the end after cancel or finalize",
+        "s",
+        NOT_NEGATIVE,
+    )
+    stream_heartbeat_s: float = env(
+        "NOETL_STREAM_HEARTBEAT_SECS",
+        15.0,
+        "comment on a quiet live stream",
+        "s",
+        ABOVE_ZERO,
+    )
+    stream_events_max: int = env(
+        "NOETL_STREAM_BUFFER_EVENTS",
+        2000,
+        "events a slow reader may be behind before it is dropped",
+        "",
+        SOME,
+    )
+    pending_commands_max: int = env(
+        "NOETL_MAX_PENDING_COMMANDS",
+        0,
+        "pool backlog that answers 429; 0 = no limit",
+        "",
+        NOT_NEGATIVE,
+    )
+    runtime_sweep_s: float = env(
+        "NOETL_RUNTIME_SWEEP_INTERVAL", 30.0, "look for silent workers", "s", SOME
+    )
+    runtime_offline_s: float = env(
+        "NOETL_RUNTIME_OFFLINE_SECONDS", 60.0, "a silent worker is offline", "s", SOME
+    )
+    allow_sql: bool = env(
+        "NOETL_ALLOW_SQL_ENDPOINT", False, "open /api/postgres/execute without token"
+    )
+    feed_bind: str = env("NOETL_FEED_BIND", "", "address of the lifecycle feed")
+    tls_cert: str = env("NOETL_TLS_CERT", "", "certificate file of the server")
+    tls_key: str = env("NOETL_TLS_KEY", "", "its key file")
+    tls_client_ca: str = env(
+        "NOETL_TLS_CLIENT_CA", "", "clients must have a certificate of this authority"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """A system worker."""
+
+    snapshot_every_events: int = env(
+        "NOETL_SNAPSHOT_EVERY_EVENTS NOETL_CHECKPOINT_EVENTS",
+        5000,
+        "events between snapshots of a shard",
+        "",
+        SOME,
+    )
+    snapshot_every_s: float = env(
+        "NOETL_SNAPSHOT_EVERY_S NOETL_CHECKPOINT_INTERVAL",
+        30.0,
+        "time between snapshots of a shard",
+        "s",
+        ABOVE_ZERO,
+    )
+    index_bytes_max: int = env(
+        "NOETL_INDEX_MAX_BYTES",
+        512 * MIB,
+        "memory for states of open executions",
+        "bytes",
+        SOME,
+    )
+    playbooks_max: int = env(
+        "NOETL_PLAYBOOK_CACHE", 512, "parsed playbooks kept", "", SOME
+    )
+    read_batch: int = env(
+        "NOETL_STATE_BUILDER_BATCH",
+        200,
+        "messages read at once",
+        "",
+        Allow(low=1, high=1000),
+    )
+    read_wait_ms: int = env(
+        "NOETL_STATE_BUILDER_TIMEOUT_MS", 2000, "wait for a batch", "ms", SOME
+    )
+    command_start_timeout_s: float = env(
+        "NOETL_COMMAND_START_TIMEOUT_SECS",
+        86_400.0,
+        "a command nobody starts fails with no_worker",
+        "s",
+        SOME,
+    )
+    command_lost_after_s: float = env(
+        "NOETL_COMMAND_LOST_AFTER_SECS",
+        60.0,
+        "a vanished command is issued again",
+        "s",
+        SOME,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A tool worker, and the subscriber."""
+
+    worker_id: str = env("WORKER_ID", "", "name of this worker; else one per boot")
+    pools: tuple[str, ...] = env(
+        "NOETL_WORKER_POOL WORKER_POOL_NAME", ("shared",), "pools it serves"
+    )
+    slots: int = env(
+        "NOETL_WORKER_SLOTS WORKER_MAX_CONCURRENT", 4, "commands at once", "", SOME
+    )
+    mode: str = env(
+        "WORKER_MODE",
+        "command",
+        "subscription turns a worker into a subscriber",
+        "",
+        Allow(words=("command", "subscription")),
+    )
+    subscription_path: str = env(
+        "NOETL_SUBSCRIPTION_PATH", "", "catalog path the subscriber serves"
+    )
+    heartbeat_s: float = env(
+        "WORKER_HEARTBEAT_INTERVAL",
+        15.0,
+        "between reports to the server",
+        "s",
+        ABOVE_ZERO,
+    )
+    predispatch_deadline_s: float = env(
+        "NOETL_PREDISPATCH_DEADLINE_SECS",
+        300.0,
+        "how long a command waits for a platform that is away",
+        "s",
+        ABOVE_ZERO,
+    )
+    predispatch_attempts_max: int = env(
+        "MAX_PREDISPATCH_ATTEMPTS",
+        3,
+        "tries against a third party that is away",
+        "",
+        SOME,
+    )
+    lag_poll_s: float = env(
+        "WORKER_NATS_LAG_POLL_INTERVAL", 5.0, "between looks at the lag", "s", SOME
+    )
+    result_store: str = env(
+        "NOETL_RESULT_STORE",
+        "object",
+        "where large results go",
+        "",
+        Allow(words=("object", "s3", "gcs", "azure", "disk")),
+    )
+    result_store_url: str = env(
+        "NOETL_RESULT_STORE_URL", "", "bucket of an s3, gcs or azure result store"
+    )
+    result_cache_bytes: int = env(
+        "NOETL_RESULT_CACHE_BYTES NOETL_IPC_CACHE_BUDGET_BYTES",
+        256 * MIB,
+        "resolved results kept in memory",
+        "bytes",
+        NOT_NEGATIVE,
+    )
+    sealed_credentials: bool = env(
+        "NOETL_SEALED_CREDENTIALS", False, "take credentials only sealed to this worker"
+    )
+    tls_client_cert: str = env(
+        "NOETL_TLS_CLIENT_CERT", "", "certificate for the server"
+    )
+    tls_client_key: str = env("NOETL_TLS_CLIENT_KEY", "", "its key file")
+    tls_ca: str = env("NOETL_TLS_CA NOETL_TLS_CLIENT_CA_FILE", "", "server's authority")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materializer:
+    """The writer of rows, and the janitor."""
+
+    batch: int = env(
+        "NOETL_MATERIALIZER_BATCH",
+        200,
+        "messages in one transaction",
+        "",
+        Allow(low=1, high=1000),
+    )
+    wait_ms: int = env(
+        "NOETL_MATERIALIZER_TIMEOUT_MS", 2000, "wait for a batch", "ms", SOME
+    )
+    backoff_ms: int = env(
+        "NOETL_MATERIALIZER_ERROR_BACKOFF_MS",
+        2000,
+        "first pause after an error",
+        "ms",
+        SOME,
+    )
+    fail_first: int = env(
+        "NOETL_MATERIALIZER_FAULT_FAIL_FIRST",
+        0,
+        "batches to fail, for drills",
+        "",
+        NOT_NEGATIVE,
+    )
+    retention_s: float = env(
+        "NOETL_EVENT_STREAM_RETENTION_SECS",
+        86_400.0,
+        "least time a message stays in the log",
+        "s",
+        NOT_NEGATIVE,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """Bounds of one worker's tools (TL-LIM, TL-SEC)."""
+
+    timeout_s: float = env(
+        "NOETL_WORKER_COMMAND_TIMEOUT_SECONDS",
+        300.0,
+        "where nobody names one",
+        "s",
+        ABOVE_ZERO,
+    )
+    http_body_bytes_max: int = env(
+        "NOETL_HTTP_MAX_BODY_BYTES", 64 * MIB, "largest response body", "bytes", SOME
+    )
+    output_bytes_max: int = env(
+        "NOETL_OUTPUT_MAX_BYTES",
+        16 * MIB,
+        "captured stdout and stderr, each",
+        "bytes",
+        SOME,
+    )
+    rows_max: int = env("NOETL_PG_MAX_ROWS", 100_000, "rows of one query", "", SOME)
+    result_bytes_max: int = env(
+        "NOETL_RESULT_MAX_BYTES", 64 * MIB, "largest result of a tool", "bytes", SOME
+    )
+    sequence_runs_max: int = env(
+        "NOETL_TASK_SEQUENCE_MAX_ITERATIONS",
+        1_000_000,
+        "task runs of one pipeline",
+        "",
+        SOME,
+    )
+    python_rss_mb_max: int = env(
+        "NOETL_PYTHON_MAX_RSS_MB",
+        0,
+        "memory of user Python; 0 = no limit",
+        "MB",
+        NOT_NEGATIVE,
+    )
+    python_children_max: int = env(
+        "NOETL_PYTHON_CHILDREN", 4, "warm child processes for user Python", "", SOME
+    )
+    pg_connections_max: int = env(
+        "NOETL_PG_MAX_CONNECTIONS", 20, "connections of all postgres tools", "", SOME
+    )
+    pg_numeric_as: str = env(
+        "NOETL_PG_NUMERIC_AS",
+        "text",
+        "how numeric columns come back",
+        "",
+        Allow(words=("text", "float")),
+    )
+    data_dir: str = env("NOETL_DATA_DIR", ".noetl/data", "files of tools live below it")
+    file_roots: tuple[str, ...] = env("NOETL_FILE_ROOTS", (), "further roots for files")
+    script_root: str = env("NOETL_SCRIPT_ROOT", "", "where relative scripts are found")
+    http_deny_cidrs: tuple[str, ...] = env(
+        "NOETL_HTTP_DENY_CIDRS",
+        ("169.254.0.0/16", "fe80::/10"),
+        "addresses tools may not call",
+    )
+    http_trust_env: bool = env(
+        "NOETL_HTTP_TRUST_ENV", False, "honour proxy variables in tools"
+    )
+    wasm_fuel: int = env(
+        "NOETL_WASM_FUEL", 5_000_000_000, "instructions of one plug-in call", "", SOME
+    )
+    plugins_warm: tuple[str, ...] = env(
+        "NOETL_PLUGINS_WARM", (), "plug-ins compiled at boot"
+    )
+    concurrency_max: dict[str, str] = env(
+        "NOETL_TOOL_MAX_CONCURRENCY_*", {}, "most calls at once, by kind"
+    )
+    mcp: dict[str, str] = env("NOETL_MCP_*", {}, "endpoints of mcp servers, TL-MCP-01")
+    agent_modules: tuple[str, ...] = env(
+        "NOETL_AGENT_ALLOWED_MODULES", (), "modules the agent tool may import"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wallet:
+    """Keys and providers of secrets; the server's alone."""
+
+    key: Secret = env("NOETL_ENCRYPTION_KEY", Secret(), "base64 of 32 bytes")
+    key_version: str = env("NOETL_ENCRYPTION_KEY_VERSION", "v1", "its version")
+    keys_previous: Secret = env(
+        "NOETL_ENCRYPTION_KEY_PREVIOUS",
+        Secret(),
+        "older keys, version:base64 by commas",
+    )
+    insecure_key: bool = env(
+        "NOETL_ALLOW_INSECURE_DEFAULT_KEY", False, "a key of this process alone"
+    )
+    kms: str = env(
+        "NOETL_KMS_PROVIDER",
+        "local",
+        "who wraps data keys",
+        "",
+        Allow(words=("local", "gcp-kms")),
+    )
+    region: str = env("NOETL_SERVER_REGION", "", "where this server stands")
+    strict: bool = env(
+        "NOETL_KEYCHAIN_STRICT", True, "an unresolvable entry fails the command"
+    )
+    env_names: tuple[str, ...] = env(
+        "NOETL_KEYCHAIN_ENV_VARS", (), "environment names a keychain may read"
+    )
+    refresh_s: float = env(
+        "NOETL_AUTH_REFRESH_THRESHOLD_SECONDS",
+        300.0,
+        "renew tokens this early",
+        "s",
+        NOT_NEGATIVE,
+    )
+    secrets_dir: str = env("NOETL_SECRETS_DIR", "", "files of the file provider")
+    allowed_refs: tuple[str, ...] = env(
+        "NOETL_SECRET_ALLOWED_REFS",
+        (),
+        "globs of refs playbooks may read; all if empty",
+    )
+    audit_required: bool = env(
+        "NOETL_SECRET_AUDIT_REQUIRED", False, "no audit row, no secret"
+    )
