@@ -32,12 +32,12 @@ EVENTS_PER_APPEND_MAX = 1 << _INDEX_BITS
 
 def shard_of(execution_id: str, shard_count: int) -> Shard:
     """Which shard an execution lives on (RT-NATS-10)."""
-    return Shard(xxh64_intdigest(execution_id, 0) % shard_count)
+    return Shard(_hash(execution_id) % shard_count)
 
 
 def digest_of(text: str | bytes) -> str:
     """A short name for content: 16 hexadecimal digits of xxh64, no security meant."""
-    return f"{xxh64_intdigest(text, 0):016x}"
+    return f"{_hash(text):016x}"
 
 
 def event_id(generation: int, sequence: int, index: int) -> EventId:
@@ -73,7 +73,7 @@ def child_execution_id(
     Whoever decides the same command again mints the same child, and parent and child
     can be written in one message because they share a shard.
     """
-    entropy = xxh64_intdigest(command, 0)
+    entropy = _hash(command)
     base = (unix_ms - EPOCH_MS) << 22
     attempt = 0
     while True:
@@ -94,3 +94,9 @@ def command_id(
     name = step if step.isidentifier() else quote(step, safe="").replace(".", "%2E")
     middle = f".{iteration}" if iteration else ""
     return CommandId(f"{execution_id}.{name}.{visit}{middle}.{attempt}")
+
+
+def _hash(text: str | bytes) -> int:
+    # Unpaired surrogates can come in with JSON; they must hash, not raise.
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return xxh64_intdigest(data, 0)
