@@ -61,12 +61,14 @@ class Cursor(Struct, frozen=True, kw_only=True):
     """Where a cursor loop claims its rows, and in what frames (PB-250, PB-251).
 
     Attributes:
-        claim: tool configuration of the claim command (``kind``, ``query``, ``auth`` …).
+        kind: tool kind of the claim command.
+        claim: its tool configuration (``kind``, ``query``, ``auth`` …).
         max_rows, row_concurrency: numbers or templates.
         whole_frame: the body runs once per frame with the list of rows.
     """
 
     claim: Raw
+    kind: str = "postgres"
     max_rows: JSON = 1
     row_concurrency: JSON = 1
     whole_frame: bool = False
