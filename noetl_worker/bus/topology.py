@@ -155,10 +155,7 @@ class Topology:
 
     def commands(self, pool: str, shard: Shard | str) -> str:
         """Subject of a pool's commands; ``>`` as shard for all of them."""
-        if not _POOL.fullmatch(pool):
-            raise SettingsError(
-                f"pool {pool!r}: use 1 to 40 of a-z, 0-9, _ and -, not - or _ first"
-            )
+        check_pool(pool)
         return f"{self.settings.command_subject}.{pool}.{shard}"
 
     def lease(self, shard: Shard) -> str:
@@ -295,6 +292,14 @@ class Topology:
             "allow_rollup_hdrs": True,
             "allow_direct": True,
         }
+
+
+def check_pool(pool: str) -> None:
+    """Refuse a name that cannot be a pool's (RT-NATS-2). Raises SettingsError."""
+    if not _POOL.fullmatch(pool):
+        raise SettingsError(
+            f"pool {pool!r}: use 1 to 40 of a-z, 0-9, _ and -, not - or _ first"
+        )
 
 
 def pool_consumer_name(pool: str) -> str:

@@ -7,12 +7,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
 
 from noetl_worker.bus.appends import (
-    AppendCall,
     AppendQueue,
     Outgoing,
-    break_promise,
     check_size,
     count_events,
+    encode,
 )
 from noetl_worker.bus.memory.broker import MemoryBroker
 from noetl_worker.bus.memory.waiting import Signal
@@ -30,7 +29,6 @@ from state_builder.records import (
     FORMAT_VERSION,
     Lease,
     Record,
-    encode_append,
     encode_lease,
 )
 
@@ -70,23 +68,8 @@ class MemoryLog:
         pool: str = "",
     ) -> Awaitable[Appended]:
         """See the port."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Appended] = loop.create_future()
-        try:
-            events = count_events(records)
-        except NoetlError as error:
-            break_promise(done, error)
-            return done
-        self._queue.add(
-            AppendCall(
-                shard=shard,
-                records=records,
-                message_id=message_id,
-                epoch=epoch,
-                pool=pool,
-                events=events,
-                done=done,
-            )
+        done = self._queue.add(
+            shard, records, message_id=message_id, epoch=epoch, pool=pool
         )
         self._turn_soon()
         return done
@@ -96,7 +79,7 @@ class MemoryLog:
     ) -> Appended:
         """See the port."""
         count_events(records)
-        data = encode_append(records)
+        data = encode(records)
         check_size(data, self._settings.message_bytes_max)
         signal = self._watch()
         try:
@@ -180,7 +163,7 @@ class MemoryLog:
         self._stop_watching()
         error = UnavailableError("the bus was closed before the append was confirmed")
         for message in [*self._backlog, *self._queue.take()]:
-            self._queue.fail(message, error)
+            self._queue.fail(message.calls, error)
         self._backlog.clear()
 
     def _turn_soon(self) -> None:
@@ -210,7 +193,7 @@ class MemoryLog:
                 held.add(message.shard)
                 waiting.append(message)
             except NoetlError as error:
-                self._queue.fail(message, error)
+                self._queue.fail(message.calls, error)
             else:
                 self._queue.fulfil(message, stored)
 

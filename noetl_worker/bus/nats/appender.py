@@ -21,12 +21,11 @@ import structlog
 from msgspec import DecodeError
 
 from noetl_worker.bus.appends import (
-    AppendCall,
     AppendQueue,
     Outgoing,
-    break_promise,
     check_size,
     count_events,
+    encode,
 )
 from noetl_worker.bus.nats.connection import Connection
 from noetl_worker.bus.nats.wire import (
@@ -46,7 +45,7 @@ from state_builder.errors import (
 )
 from state_builder.ids import Shard
 from state_builder.ports import Appended
-from state_builder.records import Record, encode_append
+from state_builder.records import Record
 
 WRONG_LAST_SEQUENCE = 10071
 LOG_FULL = 10077
@@ -101,27 +100,12 @@ class Appender:
         pool: str,
     ) -> Awaitable[Appended]:
         """See :class:`state_builder.ports.EventLog`."""
-        loop = self._connection.loop
-        done: Awaitable[Appended] = (future := loop.create_future())
-        try:
-            events = count_events(records)
-        except NoetlError as error:
-            break_promise(future, error)
-            return done
-        self._queue.add(
-            AppendCall(
-                shard=shard,
-                records=records,
-                message_id=message_id,
-                epoch=epoch,
-                pool=pool,
-                events=events,
-                done=future,
-            )
+        done = self._queue.add(
+            shard, records, message_id=message_id, epoch=epoch, pool=pool
         )
         if not self._turn_due:
             self._turn_due = True
-            loop.call_soon(self._turn)
+            self._connection.loop.call_soon(self._turn)
         return done
 
     async def try_append(
@@ -133,7 +117,7 @@ class Appender:
         message of its own is recognised then.
         """
         count_events(records)
-        data = encode_append(records)
+        data = encode(records)
         self._check_size(data)
         headers = header_block(message_id)
         subject = self._topology.events(shard)
@@ -179,7 +163,7 @@ class Appender:
         unsent = [*self._queue.take(), *self._backlog]
         unsent += [message for lane in self._lanes.values() for message in lane.held]
         for message in [flight.message for flight in self._flights.values()] + unsent:
-            self._queue.fail(message, error)
+            self._queue.fail(message.calls, error)
         for token in self._flights:
             self._connection.unexpect(token)
         self._flights.clear()
@@ -265,7 +249,7 @@ class Appender:
 
     def _refuse(self, message: Outgoing, error: NoetlError) -> None:
         self._count_failed(error)
-        self._queue.fail(message, error)
+        self._queue.fail(message.calls, error)
 
     def _hold(self, shard: Shard, reason: NoetlError) -> None:
         """Let a shard wait, then send all of it that is unconfirmed again in order."""

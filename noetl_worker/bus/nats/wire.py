@@ -110,7 +110,7 @@ def wire_id(message_id: str) -> str:
         and message_id == message_id.strip()
     ):
         return message_id
-    return quote(message_id, safe=":.-_")
+    return quote(message_id, safe=":.-_", errors="surrogatepass")
 
 
 def status_of(headers: bytes | None) -> int:
