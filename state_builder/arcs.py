@@ -32,9 +32,7 @@ class Plan:
         self.targets: dict[str, tuple[str, ...]] = {
             name: tuple(
                 dict.fromkeys(
-                    arc.target
-                    for arc in step.next.arcs
-                    if arc.target in playbook.steps
+                    arc.target for arc in step.next.arcs if arc.target in playbook.steps
                 )
             )
             for name, step in playbook.steps.items()

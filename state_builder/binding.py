@@ -104,7 +104,10 @@ def effective_workload(
         except TemplateError as error:
             raise TemplateError(f"workload.{key}: {error}") from error
         result[key] = merged(rendered, data[key]) if key in data else rendered
-    return {**result, **{key: value for key, value in data.items() if key not in result}}
+    return {
+        **result,
+        **{key: value for key, value in data.items() if key not in result},
+    }
 
 
 def merged(default: JSON, given: JSON) -> JSON:

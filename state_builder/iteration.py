@@ -1,4 +1,4 @@
-"""Loops: what they iterate over, which iterations are due, when they are done (PB §8–9).
+"""Loops: what they iterate over, which iterations are due, when they end (PB §8–9).
 
 Questions about a loop's state and nothing else; issuing and folding happen elsewhere.
 """
@@ -126,8 +126,6 @@ def whole(value: JSON, scope: Scope, where: str) -> int:
     number: int | None = None
     if isinstance(rendered, int) and not isinstance(rendered, bool):
         number = rendered
-    elif isinstance(rendered, float) and rendered.is_integer():
-        number = int(rendered)
     elif isinstance(rendered, str) and rendered.strip().isdecimal():
         number = int(rendered)
     if number is None or number < 1:

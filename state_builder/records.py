@@ -17,9 +17,7 @@ from msgspec.json import Decoder, Encoder
 from state_builder.errors import RecordError
 from state_builder.ids import EVENTS_PER_APPEND_MAX
 
-JSON: TypeAlias = (
-    "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
-)
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 NOTHING: Final = Raw(b"")
 """The payload of an event that has none; absent on the wire."""

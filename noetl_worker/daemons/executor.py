@@ -137,7 +137,9 @@ class Executor:
         try:
             append = decode_append(delivery.data)
         except RecordError as error:
-            log.error("command.malformed", sequence=delivery.sequence, reason=str(error))
+            log.error(
+                "command.malformed", sequence=delivery.sequence, reason=str(error)
+            )
             self._ports.observer.count("noetl_worker_claim_dead_lettered_total")
             delivery.term()
             return
@@ -171,7 +173,7 @@ class Executor:
                     failed=True,
                     error=ToolFailure(
                         kind="cancelled", message="the execution was cancelled"
-                    )
+                    ),
                 )
             await self._report(running, outcome)
             running.delivery.ack()
@@ -232,7 +234,11 @@ class Executor:
         boot = self._settings.worker_id
         await self._ports.log.append(
             running.delivery.shard,
-            [Record(execution_id=running.execution_id, events=[self._started(running)])],
+            [
+                Record(
+                    execution_id=running.execution_id, events=[self._started(running)]
+                )
+            ],
             message_id=f"{issued.command_id}:started:{boot}:{running.delivery.count}",
         )
 

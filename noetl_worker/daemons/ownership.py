@@ -7,9 +7,9 @@ read: nobody waits without an owner.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import anyio
 import structlog
 from anyio.abc import TaskGroup
 
@@ -69,11 +69,13 @@ class Ownership:
         owner: Owner,
         tasks: TaskGroup,
         settings: OwnershipSettings,
+        taken: Callable[[OwnedShard], None],
     ) -> None:
         self._ports = ports
         self._owner = owner
         self._tasks = tasks
         self._settings = settings
+        self._taken = taken
         self._snapshot_at: dict[int, float] = {}
         self._leaving = False
         self.shards: dict[int, OwnedShard] = {}
@@ -96,13 +98,9 @@ class Ownership:
 
     async def _round(self) -> None:
         settings = self._settings
-        owned = sorted(
-            shard for shard, found in self.shards.items() if not found.lost
-        )
+        owned = sorted(shard for shard, found in self.shards.items() if not found.lost)
         await self._ports.members.beat(settings.member, {"shards": list(owned)})
-        wanted = [
-            shard for shard in await self._wanted() if shard not in owned
-        ]
+        wanted = [shard for shard in await self._wanted() if shard not in owned]
         if wanted and not self._leaving:
             await self._take(wanted)
         await self._snapshot_due()
@@ -128,15 +126,14 @@ class Ownership:
                 continue
             epoch = await self._lease(shard)
             if epoch:
-                group[shard] = OwnedShard(
-                    shard=Shard(shard), epoch=epoch, index=index
-                )
+                group[shard] = OwnedShard(shard=Shard(shard), epoch=epoch, index=index)
         if not group:
             return
         now = self._ports.clock.monotonic()
         for shard, owned in group.items():
             self.shards[shard] = owned
             self._snapshot_at[shard] = now
+            self._taken(owned)
         log.info(
             "shards.taken",
             shards=sorted(group),
@@ -152,9 +149,7 @@ class Ownership:
                 Shard(shard), self._settings.member, at
             )
         except ConflictError:
-            observer.count(
-                "noetl_lease_transitions_total", kind="take", outcome="lost"
-            )
+            observer.count("noetl_lease_transitions_total", kind="take", outcome="lost")
             return 0
         observer.count("noetl_lease_transitions_total", kind="take", outcome="ok")
         return epoch
@@ -213,7 +208,7 @@ class Ownership:
             await self._ports.snapshots.delete(old)
 
     async def leave(self) -> None:
-        """Hand over: stop deciding, settle what is sent, snapshot, be gone (RT-OWN-2)."""
+        """Hand over: stop deciding, settle what is sent, snapshot, go (RT-OWN-2)."""
         self._leaving = True
         await self._ports.members.leave(self._settings.member)
         for owned in self.shards.values():

@@ -1,7 +1,7 @@
 """Playbooks that call playbooks (PB §16).
 
-A call holds no worker: the owner writes the call, its parking and the child's genesis in
-one message, and later the child's terminal and the parent's result in one message. A
+A call holds no worker: the owner writes the call, its parking and the child's genesis
+in one message, later the child's terminal and the parent's result in one message. A
 tree lives on one shard, so no crash can come between.
 """
 
@@ -32,7 +32,8 @@ from state_builder.records import (
     encode_json,
 )
 from state_builder.state import Outcome, Pass
-from state_builder.template import Loop, Scope, plain, render
+from state_builder.template import Iteration as TextIteration
+from state_builder.template import Scope, plain, render
 
 
 class ChildNeed(Struct, frozen=True):
@@ -112,11 +113,11 @@ def _prepare(
     )
 
 
-def loop_names(names: dict[str, JSON]) -> Loop:
+def loop_names(names: dict[str, JSON]) -> TextIteration:
     """Iteration names as a scope takes them."""
     index, total = names["index"], names["total"]
     assert isinstance(index, int) and isinstance(total, int)
-    return Loop(
+    return TextIteration(
         name=str(names["name"]), value=names["value"], index=index, total=total
     )
 
@@ -291,7 +292,9 @@ def _write_outcome(
 ) -> None:
     """The pair of events that ends a command, written by the owner itself."""
     ok = failure is None
-    done = call_event("call.done" if ok else "call.error", draft, command, data, failure)
+    done = call_event(
+        "call.done" if ok else "call.error", draft, command, data, failure
+    )
     draft.write(_with_step(done, step), rank=8)
     draft.write(
         Event(
@@ -440,4 +443,3 @@ def _cancel(draft: Draft, child: str, reason: str) -> Record:
         error=reason,
     )
     return Record(execution_id=child, events=[request])
-

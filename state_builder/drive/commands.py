@@ -89,9 +89,7 @@ def _issue(
             iteration=loop_id,
             kind=kind,
             status="PENDING",
-            command_id=command_id(
-                state.execution_id, step.name, run.visit, 1, loop_id
-            ),
+            command_id=command_id(state.execution_id, step.name, run.visit, 1, loop_id),
             attempt=1,
             pool=pool,
             context=Raw(encode_json(context)),
@@ -247,9 +245,7 @@ def _object(value: object) -> Raw:
 def raw_result(outcome: Outcome) -> Raw:
     """A result as a command carries it: ``{"form", "value", "error"?, "failed"?}``."""
     if outcome.ok and outcome.error is None:
-        return Raw(
-            b'{"form":"%b","value":%b}' % (outcome.form.encode(), outcome.data)
-        )
+        return Raw(b'{"form":"%b","value":%b}' % (outcome.form.encode(), outcome.data))
     error = None if outcome.error is None else encode_failure(outcome.error)
     return Raw(
         b'{"form":"%b","value":%b,"failed":%b,"error":%b}'

@@ -1,10 +1,12 @@
-"""What follows a completion: variables, ``set``, arcs, tokens, ``step.exit`` (PB-503.1).
+"""What follows a completion: variables, ``set``, arcs, ``step.exit`` (PB-503.1).
 
 Each completion is consumed exactly once, in one decision, in event order; its
 ``step.exit`` says so in the log. Afterwards its arcs are never looked at again.
 """
 
 from __future__ import annotations
+
+from msgspec import Struct
 
 from state_builder.arcs import Routed, route
 from state_builder.drive.decision import Draft, FailExecution, raw
@@ -74,7 +76,8 @@ def consume(draft: Draft, name: str) -> None:
     outcome = _outcome(step, run)
     if draft.turn.state.failing:
         # Results and variable changes are kept, arcs are not looked at (PB-565).
-        _leave(draft, step, run, outcome, Routed([]), dict(outcome.updates), "")
+        leaving = _Leaving(step=step, run=run, outcome=outcome, routed=Routed([]))
+        _leave(draft, leaving, dict(outcome.updates), "")
         return
     event_name = _event_name(step, run, outcome)
     absorbed = outcome.ok or tolerates(step)
@@ -91,7 +94,8 @@ def consume(draft: Draft, name: str) -> None:
         )
     for token in routed.tokens:
         values.update(token.set)
-    _leave(draft, step, run, outcome, routed, values, event_name)
+    leaving = _Leaving(step=step, run=run, outcome=outcome, routed=routed)
+    _leave(draft, leaving, values, event_name)
 
 
 def _outcome(step: Step, run: Pass) -> Outcome:
@@ -140,24 +144,28 @@ def _assign_block(draft: Draft, step: Step, scope: Scope) -> dict[str, JSON]:
     return values
 
 
+class _Leaving(Struct, kw_only=True):
+    """A pass on its way out."""
+
+    step: Step
+    run: Pass
+    outcome: Outcome
+    routed: Routed
+
+
 def _leave(
-    draft: Draft,
-    step: Step,
-    run: Pass,
-    outcome: Outcome,
-    routed: Routed,
-    values: dict[str, JSON],
-    event_name: str,
+    draft: Draft, leaving: _Leaving, values: dict[str, JSON], event_name: str
 ) -> None:
     """Write ``step.exit`` and ``ctx.updated`` of one completion (PB-205)."""
+    step, run, outcome = leaving.step, leaving.run, leaving.outcome
     failed = not outcome.ok and not tolerates(step)
     final = step.name == draft.plan.playbook.final_step and draft.state.final_entered
-    tokens = deliver(draft, step, routed)
+    tokens = deliver(draft, step, leaving.routed)
     cursor = run.loop is not None and run.loop.cursor is not None
     exited = Exited(
         arcs=tokens,
         event_name=event_name,
-        handled=bool(routed.tokens) or final,
+        handled=bool(leaving.routed.tokens) or final,
         bare=step.bare_noop,
         failure=outcome.error if failed else None,
         cursor_drained=cursor and not failed,

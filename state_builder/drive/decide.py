@@ -1,4 +1,4 @@
-"""``decide``: what does this state still lack? The order of PB-503, and nothing else."""
+"""``decide``: what does this state still lack? The order of PB-503, no more."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def _decide(turn: Turn) -> Draft:
     consume_all(draft)
     if not draft.state.failing:
         if not draft.state.steps and not getattr(draft.state.steps, "base", None):
-            set_duration(draft, datetime.fromisoformat(turn.state.started_at).timestamp())
+            set_duration(
+                draft, datetime.fromisoformat(turn.state.started_at).timestamp()
+            )
             enter(draft, turn.plan.playbook.entry)
         enter_all(draft)
         skip_unreachable(draft)

@@ -1,4 +1,4 @@
-"""How an execution ends: requests, limits in time, quiescence, the one terminal (§17)."""
+"""How an execution ends: requests, time limits, quiescence, the terminal (§17)."""
 
 from __future__ import annotations
 
@@ -162,9 +162,7 @@ def fire_timers(draft: Draft) -> None:
     due = sorted((at, name) for name, at in timers if at <= draft.turn.now)
     for _, name in due:
         draft.write(
-            Event(
-                type="timer.fired", at=draft.turn.at, timer=name, status="COMPLETED"
-            )
+            Event(type="timer.fired", at=draft.turn.at, timer=name, status="COMPLETED")
         )
         if name == DURATION_TIMER:
             limit = draft.plan.playbook.duration_max_s

@@ -172,4 +172,3 @@ def skip_unreachable(draft: Draft) -> None:
     """Mark what nothing can lead to any more (PB-530 ff.)."""
     for name in unreachable(draft.plan, draft.state, draft.candidates):
         _skip(draft, name, Exited(reason="unreachable"))
-

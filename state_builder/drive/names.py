@@ -22,9 +22,7 @@ def view(outcome: Outcome) -> StepResult:
     return StepResult(
         value=decode_json(outcome.data),
         form=outcome.form,
-        error=None
-        if outcome.error is None
-        else encode_failure(outcome.error),  # type: ignore[arg-type]
+        error=None if outcome.error is None else encode_failure(outcome.error),  # type: ignore[arg-type]
         failed=not outcome.ok,
     )
 
@@ -71,15 +69,15 @@ def step_names(state: State) -> list[str]:
     return list(state.steps) if names is None else names()
 
 
-class Lazy(Mapping[str, JSON]):
+class Lazy(Mapping[str, object]):
     """A mapping whose members are made when read."""
 
     __slots__ = ("_makers",)
 
-    def __init__(self, makers: dict[str, Callable[[], JSON]]) -> None:
+    def __init__(self, makers: dict[str, Callable[[], object]]) -> None:
         self._makers = makers
 
-    def __getitem__(self, name: str) -> JSON:
+    def __getitem__(self, name: str) -> object:
         return self._makers[name]()
 
     def __contains__(self, name: object) -> bool:
@@ -127,13 +125,13 @@ class Workload(Mapping[str, JSON]):
 
 def weak_names(
     draft: Draft, step: str, run: Pass, source: Outcome | None
-) -> dict[str, Callable[[], JSON]]:
+) -> dict[str, Callable[[], object]]:
     """Makers of the weak names (PB-462); ``source`` is whose result they speak of."""
     state = draft.turn.state
     genesis = state.genesis
     assert genesis is not None
     eid = state.execution_id
-    makers: dict[str, Callable[[], JSON]] = {
+    makers: dict[str, Callable[[], object]] = {
         "args": lambda: run.args,
         "input": lambda: run.args,
         "payload": lambda: decode_json(genesis.payload) if genesis.payload else {},
@@ -147,7 +145,7 @@ def weak_names(
         "step": lambda: step,
     }
     if source is not None:
-        makers["result"] = makers["response"] = lambda: view(source)  # type: ignore[assignment,return-value]
+        makers["result"] = makers["response"] = lambda: view(source)
         failure = source.error
         if failure is not None:
             makers["error"] = lambda: encode_failure(failure)
@@ -176,7 +174,7 @@ def exit_scope(
     """Names for what follows a completion: step ``set``, arcs (PB-203, PB-304)."""
     own = {} if outcome is None else {name: outcome}
     results = Results(draft.state, own)
-    fixed: Mapping[str, JSON] = {}
+    fixed: Mapping[str, object] = {}
     if outcome is not None:
         fixed = Lazy({"output": lambda: output_view(results[name], outcome)})
     return Scope(
@@ -192,21 +190,18 @@ def exit_scope(
     )
 
 
-def output_view(result: StepResult, outcome: Outcome) -> JSON:
+def output_view(result: StepResult, outcome: Outcome) -> StepResult:
     """``output`` after a step: its data, with the envelope's words where it has no
     such key (PB-203)."""
-    value = result.value
-    if not isinstance(value, dict) or result.form == "pipeline":
-        return result  # type: ignore[return-value]
-    helpers: JSON = decode_json(outcome.helpers) if outcome.helpers else {}
-    envelope: dict[str, JSON] = {
-        "status": "success" if outcome.ok else "error",
-        "error": None if outcome.error is None else encode_failure(outcome.error),
-        **(helpers if isinstance(helpers, dict) else {}),
-    }
-    return StepResult(  # type: ignore[return-value]
-        value={**envelope, **value},
+    helpers = decode_json(outcome.helpers) if outcome.helpers else {}
+    return StepResult(
+        value=result.value,
         form=result.form,
         error=result.error,
         failed=result.failed,
+        envelope={
+            "status": "success" if outcome.ok else "error",
+            "error": result.error,
+            **helpers,
+        },
     )

@@ -168,9 +168,9 @@ def _result_of(run: Pass, failure: ToolFailure | None, failed: bool) -> Outcome:
         outcome.error = failure
     outcome.updates = {}
     if run.loop is not None:
-        aggregate = aggregate(run.loop)
-        aggregate.error, aggregate.ok = outcome.error, False
-        return aggregate
+        failed_loop = aggregate(run.loop)
+        failed_loop.error, failed_loop.ok = outcome.error, False
+        return failed_loop
     outcome.ok = not failed and outcome.ok
     return outcome
 

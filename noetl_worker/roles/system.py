@@ -1,0 +1,103 @@
+"""The system worker: owns shards, decides, answers."""
+
+from __future__ import annotations
+
+from socket import gethostname
+
+import anyio
+from anyio.abc import TaskGroup
+
+from noetl_worker.bus.nats import NatsBus
+from noetl_worker.client import ClientOptions, NoetlClient, RemoteCatalog
+from noetl_worker.daemons.answers import AnswerPorts, Answers
+from noetl_worker.daemons.owner import OwnedShard, Owner, OwnerPorts
+from noetl_worker.daemons.ownership import (
+    Ownership,
+    OwnershipPorts,
+    OwnershipSettings,
+)
+from noetl_worker.daemons.playbooks import Playbooks
+from noetl_worker.lifecycle import SnowflakeIds, machine_number
+from noetl_worker.roles.process import Process, open_bus, run_with_health
+from state_builder.drive import DriveLimits
+
+SNAPSHOT_BUCKET = "noetl_snapshots"
+
+
+async def run_system(process: Process) -> None:
+    """Own shards until a signal."""
+    settings = process.settings
+    process.readiness.hold("shards", "no look at the members yet")
+    own = settings.process
+    options = ClientOptions(url=own.server_url, token=own.internal_token.reveal())
+    async with open_bus(process) as bus, NoetlClient(options) as client:
+        await bus.ensure_log(create=False)
+        catalog = RemoteCatalog(client)
+        playbooks = Playbooks(catalog, process.clock, settings.owner.playbooks_max)
+
+        async def own(stop: anyio.Event) -> None:
+            async with anyio.create_task_group() as tasks:
+                ownership = _assemble(process, bus, playbooks, tasks)
+                await stop.wait()
+                await ownership.leave()
+                tasks.cancel_scope.cancel()
+
+        await run_with_health(process, {"owner": own})
+
+
+def _assemble(
+    process: Process, bus: NatsBus, playbooks: Playbooks, tasks: TaskGroup
+) -> Ownership:
+    settings = process.settings
+    limits = settings.limits
+    owner = Owner(
+        OwnerPorts(
+            log=bus.log,
+            signals=bus.signals,
+            clock=process.clock,
+            observer=process.observer,
+            playbooks=playbooks,
+        ),
+        tasks,
+        DriveLimits(
+            open_commands_max=limits.open_commands_max,
+            entries_max=limits.steps_max,
+            visits_max=limits.visits_max,
+            depth_max=limits.depth_max,
+        ),
+        settings.bus.shard_count,
+    )
+    answers = Answers(
+        AnswerPorts(log=bus.log, signals=bus.signals, clock=process.clock), owner
+    )
+
+    def taken(owned: OwnedShard) -> None:
+        tasks.start_soon(answers.open, owned)
+
+    ids = SnowflakeIds(machine_number(settings.process.machine_id), process.clock.now)
+    ownership = Ownership(
+        OwnershipPorts(
+            log=bus.log,
+            members=bus.members,
+            snapshots=bus.blobs(SNAPSHOT_BUCKET),
+            clock=process.clock,
+            observer=process.observer,
+        ),
+        owner,
+        tasks,
+        OwnershipSettings(
+            member=settings.worker.worker_id or f"{gethostname()}-{ids.mint()}",
+            shard_count=settings.bus.shard_count,
+            pinned=settings.process.shards or None,
+            snapshot_every_events=settings.owner.snapshot_every_events,
+            snapshot_every_s=settings.owner.snapshot_every_s,
+        ),
+        taken,
+    )
+    process.readiness.clear("shards")
+    process.readiness.watch(
+        "shards", lambda: "" if ownership.ready else "shards are being read"
+    )
+    tasks.start_soon(owner.run)
+    tasks.start_soon(ownership.run)
+    return ownership

@@ -1,0 +1,71 @@
+"""The tool worker: pulls commands of its pools and runs tools."""
+
+from __future__ import annotations
+
+from socket import gethostname
+
+import anyio
+from tools.pipeline import Runner
+from tools.registry import Registry
+
+from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
+from noetl_worker.lifecycle import SnowflakeIds, machine_number
+from noetl_worker.roles.process import Process, open_bus, run_with_health
+from noetl_worker.settings import Settings
+from tools.contract import ToolLimits
+
+
+def tool_limits(settings: Settings) -> ToolLimits:
+    """Bounds of the tools, out of what the process was told."""
+    tools = settings.tools
+    return ToolLimits(
+        timeout_s=tools.timeout_s,
+        http_body_bytes_max=tools.http_body_bytes_max,
+        output_bytes_max=tools.output_bytes_max,
+        rows_max=tools.rows_max,
+        result_bytes_max=tools.result_bytes_max,
+        sequence_runs_max=tools.sequence_runs_max,
+        python_rss_mb_max=tools.python_rss_mb_max,
+        python_children_max=tools.python_children_max,
+        pg_connections_max=tools.pg_connections_max,
+        data_dir=tools.data_dir,
+        file_roots=tools.file_roots,
+        http_deny_cidrs=tools.http_deny_cidrs,
+        http_trust_env=tools.http_trust_env,
+    )
+
+
+async def run_worker(process: Process) -> None:
+    """Run commands until a signal."""
+    settings = process.settings
+    worker = settings.worker
+    ids = SnowflakeIds(machine_number(settings.process.machine_id), process.clock.now)
+    limits = tool_limits(settings)
+    runner = Runner(Registry(limits), limits, process.clock, process.observer)
+    async with open_bus(process) as bus:
+        await bus.ensure_log(create=False)
+        executor = Executor(
+            ExecutorPorts(
+                log=bus.log,
+                commands=bus.commands,
+                signals=bus.signals,
+                runner=runner,
+                clock=process.clock,
+                observer=process.observer,
+            ),
+            ExecutorSettings(
+                worker_id=worker.worker_id or f"{gethostname()}-{ids.mint()}",
+                pools=worker.pools,
+                slots=worker.slots,
+                ack_wait_s=settings.bus.ack_wait_s,
+                drain_s=settings.process.grace_s,
+            ),
+        )
+        process.readiness.watch(
+            "pull", lambda: "" if executor.pulling else "not pulling"
+        )
+        try:
+            await run_with_health(process, {"executor": executor.run})
+        finally:
+            with anyio.CancelScope(shield=True):
+                await runner.close()
