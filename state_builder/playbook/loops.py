@@ -24,9 +24,9 @@ _FRAME_KEYS = _ADVISORY | {"max_rows", "row_concurrency", "process"}
 
 def loop_of(step: Block) -> Loop | None:
     """The loop of a step; None when it has none."""
-    if step.get("loop") is None:
-        return None
     block = step.block("loop")
+    if not isinstance(step.get("loop"), dict):
+        return None
     block.warn_ignored(_LOOP_KEYS)
     report = step.report
     if "pagination" in block.value:
@@ -83,8 +83,8 @@ def _require_collection(block: Block, mode: str) -> None:
     if value is None or value == "":
         text = f"loop requires `in:` (the collection expression) for mode={mode}"
         block.report.error("PB-717", block.path, text)
-    elif not isinstance(value, str | list | dict):
-        wanted = "a template, a list or a map"
+    elif isinstance(value, bool | float):
+        wanted = "a template, a list, a map or a whole number"
         block.report.wrong(block.at("in"), value, wanted)
     else:
         refuse_secrets(block.report, value, block.at("in"), "loop.in")

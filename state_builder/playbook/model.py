@@ -34,7 +34,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class Arc(Struct, frozen=True, kw_only=True):
-    """One way out of a step (PB-301)."""
+    """One way out of a step (PB-301); ``set`` as :attr:`Step.set`."""
 
     target: str
     when: Condition | None = None
@@ -113,24 +113,26 @@ class Step(Struct, frozen=True, kw_only=True):
         index: place in the document, from 0.
         kind: the tool's kind, ``task_sequence`` for a pipeline; never ``workbook``.
         tool: what a command carries, encoded once:
-            ``{"kind": …, …}`` or ``{"kind": "task_sequence", "tasks": [{"label": …,
-            "kind": …, …}, …]}``. Keys under ``tool.spec`` are merged up (PB-062),
-            ``input``/``args`` are one ``input``, ``endpoint``→``url``,
-            ``credential``→``auth``, older ``eval`` is ``policy`` (list of rules),
-            ``spec.policy`` is ``policy`` with a ``rules`` list.
+            see the head of this module.
         labels: task labels of a pipeline, in order; empty for a single tool.
         input: the step's own ``input`` (PB-048), encoded once; NOTHING when empty.
+            Of a pipeline it includes what a workbook reference gives.
+        set: path of an execution variable (``x``, ``a.b``) → value or template.
         timeout_s: of the step, else of the playbook's defaults; 0 when neither.
-        retry: ``step.spec.retry``, encoded; NOTHING when absent.
+        retry: ``step.spec.retry`` in the form above, else the defaults when
+            ``on_error`` is ``retry``; NOTHING otherwise.
         on_error: PB-567.
         best_effort: ``policy.failure.mode: best_effort`` (PB-232, PB-567).
-        output: ``output`` of the step, encoded; NOTHING when absent (PB-342).
+        output: ``output`` of the step, over that of a single tool; NOTHING when
+            absent (PB-342).
         pool: ``spec.pool``; empty when the execution's pool serves.
         call: set when the only tool is ``playbook``.
-        texts: every template text a command of this step carries (tool, input), for
-            the minimal context (PB-346).
-        python_code: the tool may look at all names (PB-346: ``context``/``variables``
-            in python code), so the command needs the full context.
+        texts: every template a command of this step carries (tool, rules, input,
+            cursor claim), for the minimal context (PB-346). Conditions without braces
+            stand here with them.
+        full_context: python code of the tool may look at any name (``context``,
+            ``variables``, code that is not at hand), so the command needs them all.
+        bare_noop: a single ``noop`` with nothing to return (PB-645).
     """
 
     name: str

@@ -163,14 +163,18 @@ def _is_playbook(root: Block) -> bool:
     """PB-003, PB-004; a subscription gets one finding, not twenty."""
     kind, version = root.get("kind"), root.get("apiVersion")
     if not isinstance(kind, str) or kind.lower() not in KINDS:
-        text = f"Invalid kind: {kind}. Expected Playbook"
+        text = f"Invalid kind: {_shown(kind)}. Expected Playbook"
         root.report.error("PB-703", root.at("kind"), text)
         if isinstance(kind, str) and kind.lower() == "subscription":
             return False
     if version not in API_VERSIONS:
-        text = f"Unsupported API version: {version}. Expected {API_VERSIONS[0]}"
+        text = f"Unsupported API version: {_shown(version)}. Expected {API_VERSIONS[0]}"
         root.report.error("PB-703", root.at("apiVersion"), text)
     return True
+
+
+def _shown(value: JSON) -> str:
+    return "(missing)" if value is None else str(value)[:80]
 
 
 def _metadata(root: Block) -> dict[str, JSON]:
@@ -180,7 +184,9 @@ def _metadata(root: Block) -> dict[str, JSON]:
         report.error("PB-704", root.path, "Missing 'metadata' section")
         return {}
     block = root.block("metadata")
-    found = {key: value for key, value in block.value.items() if value is not None}
+    found: dict[str, JSON] = {
+        key: value for key, value in block.value.items() if value is not None
+    }
     if isinstance(root.get("metadata"), dict) and not found.get("name"):
         report.error("PB-704", block.path, "Missing 'path' or 'name' in metadata")
     for key in ("name", "path", "execution_pool"):

@@ -292,7 +292,8 @@ class _Reader:
         self, found: _Resolved, path: Path, standing: Standing
     ) -> dict[str, JSON]:
         fields = found.fields
-        if found.kind == "playbook" and not {"path", "catalog_id"} & fields.keys():
+        named = [fields[key] for key in ("path", "catalog_id") if key in fields]
+        if found.kind == "playbook" and all(field.value == "" for field in named):
             text = "tool.kind=playbook requires 'path' or 'catalog_id'"
             self._report.error("PB-726", path, text)
         return configured(self._report, fields, found.kind, standing)

@@ -20,7 +20,7 @@ from state_builder.playbook.findings import (
     shortened,
 )
 from state_builder.playbook.source import Path
-from state_builder.playbook.texts import condition_of
+from state_builder.playbook.texts import condition_of, refuse_durable_secrets
 from state_builder.playbook.variables import SET_KEYS, rule_variables
 from state_builder.records import JSON
 
@@ -37,7 +37,7 @@ ERROR_KINDS: Final = {
         "server_error",
     ),
 }
-"""Older names of ``retry_on`` and the error kinds they stand for (PB-156, TL-ERR-02)."""
+"""Older names in ``retry_on`` and the error kinds they stand for (TL-ERR-02)."""
 
 RETRY_DEFAULT: Final[dict[str, JSON]] = {
     "max_attempts": 3,
@@ -76,7 +76,7 @@ _RETRY_KEYS = frozenset(
 
 
 class Standing(Struct, frozen=True):
-    """Where a tool stands: labels of its pipeline (None for a single tool), its place."""
+    """A tool's place in its pipeline; ``labels`` is None for a single tool."""
 
     labels: tuple[str, ...] | None = None
     position: int = 0
@@ -143,7 +143,10 @@ class _Rules:
             self._refuse(block.path, index, "has both when and else; write two rules")
         elif guards:
             rule["when"] = condition_of(
-                self._report, block.value[guards[0]], block.at(guards[0])
+                self._report,
+                block.value[guards[0]],
+                block.at(guards[0]),
+                on_worker=True,
             )
         elif "else" not in block.value:
             self._refuse(block.path, index, "must have 'when' or 'else'")
@@ -184,6 +187,7 @@ class _Rules:
         body: dict[str, JSON] = {"do": action}
         values = rule_variables(block, "set_vars", *SET_KEYS)
         if values:
+            refuse_durable_secrets(self._report, values, block.at("set"))
             body["set"] = dict(values)
         if action == "retry" or is_template(action):
             body.update(self._waits(block, index))

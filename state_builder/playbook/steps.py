@@ -15,7 +15,7 @@ from state_builder.playbook.policy import RETRY_DEFAULT, retry_of
 from state_builder.playbook.reads import command_texts, reads_everything
 from state_builder.playbook.routes import router_of
 from state_builder.playbook.texts import condition_of, refuse_secrets
-from state_builder.playbook.toolspec import SEQUENCE, Field, output_of
+from state_builder.playbook.toolspec import SEQUENCE, Field, Fields, output_of
 from state_builder.playbook.variables import step_variables
 from state_builder.records import JSON, NOTHING, encode_json
 
@@ -40,7 +40,7 @@ _STEP_KEYS: Final = frozenset(
     }
 )
 _SPEC_KEYS: Final = frozenset(
-    {"policy", "timeout", "retry", "next_mode", "on_error", "pool"}
+    {"policy", "timeout", "retry", "next_mode", "on_error", "pool", "result"}
 )
 _POLICY_KEYS: Final = frozenset({"admit", "failure", "lifecycle", "on_error"})
 
@@ -194,10 +194,14 @@ def _output(block: Block, work: Work) -> Raw:
     below: JSON = {}
     if work.config["kind"] != SEQUENCE:
         below = work.config.get("output", {})
-    own: dict[str, JSON] = {}
+    fields: Fields = {}
     if block.get("output") is not None:
-        field = Field(block.get("output"), block.at("output"))
-        own = output_of(block.report, {"output": field})
+        fields["output"] = Field(block.get("output"), block.at("output"))
+    spec = block.value.get("spec")
+    if isinstance(spec, dict) and spec.get("result") is not None:
+        path = (*block.at("spec"), "result")
+        fields["spec.result"] = Field(spec["result"], path)
+    own = output_of(block.report, fields)
     assert isinstance(below, dict)
     return _raw({**below, **own})
 

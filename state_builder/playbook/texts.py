@@ -24,16 +24,27 @@ _LITERAL_BLOCKS = frozenset({"code", "query", "command", "commands", "cmds", "sq
 
 
 def condition_of(
-    report: Report, value: JSON, path: Path, prefix: str = "invalid 'when' expression"
+    report: Report,
+    value: JSON,
+    path: Path,
+    prefix: str = "invalid 'when' expression",
+    *,
+    on_worker: bool = False,
 ) -> Condition | None:
-    """A condition as it is, or None and a finding (PB-721)."""
+    """A condition as it is, or None and a finding (PB-721).
+
+    Args:
+        on_worker: a rule's condition; all others are evaluated by the drive, which
+            never sees the keychain (PB-725).
+    """
     problem = _problem_of(value)
     if problem is not None:
         report.error("PB-721", path, f"{prefix}: {problem}")
         return None
     assert isinstance(value, str | bool)
     if isinstance(value, str):
-        refuse_secrets(report, expression_text(value), path, str(path[-1]))
+        if not on_worker:
+            refuse_secrets(report, expression_text(value), path, str(path[-1]))
         if not is_template(value):
             _warn_syntax(report, expression_text(value), path)
     return value
@@ -68,6 +79,13 @@ def refuse_secrets(report: Report, value: JSON, path: Path, key: str) -> None:
             problem = f"keychain values are not available in {key}"
             report.error("PB-725", path, problem)
             return
+
+
+def refuse_durable_secrets(report: Report, values: dict[str, JSON], path: Path) -> None:
+    """PB-009: what a worker sets for good goes into events, so no keychain there."""
+    for key, value in values.items():
+        if key.startswith("ctx."):
+            refuse_secrets(report, value, path, f"set of {key}")
 
 
 def _evaluated(text: str) -> Iterator[str]:

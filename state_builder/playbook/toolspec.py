@@ -20,6 +20,7 @@ from state_builder.playbook.findings import (
 )
 from state_builder.playbook.policy import Standing, eval_rules, retry_of, rules_of
 from state_builder.playbook.source import Path
+from state_builder.playbook.texts import refuse_durable_secrets
 from state_builder.playbook.variables import SET_KEYS, tool_variables
 from state_builder.records import JSON
 
@@ -213,6 +214,7 @@ def _assigning(report: Report, fields: Fields) -> dict[str, JSON]:
             field = fields[key]
             block = Block(report, field.path[:-1], {key: field.value})
             values.update(tool_variables(block, key))
+            refuse_durable_secrets(report, values, field.path)
     return {"set": values} if values else {}
 
 
@@ -263,7 +265,9 @@ def output_of(report: Report, fields: Fields) -> dict[str, JSON]:
 
 
 def _checked_output(block: Block) -> dict[str, JSON]:
-    result = {key: value for key, value in block.value.items() if value is not None}
+    result: dict[str, JSON] = {
+        key: value for key, value in block.value.items() if value is not None
+    }
     if isinstance(block.get("output_select"), dict):
         older = block.block("output_select")
         threshold = as_number(older.get("threshold_kb"))
