@@ -8,6 +8,7 @@ environment or keeps state between calls other than pools of connections.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +30,13 @@ class ToolLimits:
         file_roots: further roots tools may read and write.
         http_deny_cidrs: TL-SEC-05.
         http_trust_env: TL-HT-13.
+        environment: what a tool's process sees beside its own directory: ``PATH``,
+            ``LANG``, ``TZ`` and, where they exist, ``KUBERNETES_SERVICE_HOST`` and
+            ``KUBERNETES_SERVICE_PORT`` (TL-SEC-06, TL-SH-06).
+        python_path: interpreter of user code; empty = this one.
+        python_runs_max: runs after which a child is replaced by a fresh one.
+        pg_numeric_as_float: TL-PG-10.
+        duckdb_allow_install: TL-DK-06.
     """
 
     timeout_s: float = 300.0
@@ -44,6 +52,11 @@ class ToolLimits:
     file_roots: tuple[str, ...] = ()
     http_deny_cidrs: tuple[str, ...] = ("169.254.0.0/16", "fe80::/10")
     http_trust_env: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    python_path: str = ""
+    python_runs_max: int = 1_000
+    pg_numeric_as_float: bool = False
+    duckdb_allow_install: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +65,7 @@ class CallContext:
 
     Attributes:
         timeout_s: how long this call may run; the runner also enforces it.
+        label: the task's name in a pipeline; empty for a single tool.
         variables: what python code sees as ``variables``/``context`` (TL-PY-04).
         traceparent: W3C context for outgoing calls and children, or empty.
     """
@@ -62,6 +76,7 @@ class CallContext:
     attempt: int
     timeout_s: float
     limits: ToolLimits
+    label: str = ""
     path: str = ""
     traceparent: str = ""
     variables: dict[str, JSON] = field(default_factory=dict)
@@ -84,9 +99,17 @@ class ToolResult:
 
 
 class Tool(Protocol):
-    """One kind (TL-INT-01)."""
+    """One kind (TL-INT-01).
+
+    Attributes:
+        instant: the call never waits, so nothing watches its time.
+    """
 
     kind: str
+    instant: bool
+
+    def default_timeout_s(self, config: dict[str, JSON]) -> float | None:
+        """How long a call may run where nobody says so; None = the worker's limit."""
 
     def validate(self, config: dict[str, JSON]) -> dict[str, JSON]:
         """Canonical configuration: aliases resolved, numbers and booleans coerced.

@@ -1,0 +1,211 @@
+"""Secrets out of values and texts, before they reach a result, an event or a log.
+
+Three ways to recognise one: the key it stands under (TL-SCR-02, TL-SCR-03), what it
+looks like (TL-SCR-04), and that it is known (TL-SCR-05). Every function is pure, gives
+back the same object where nothing was found, and takes time linear in its input.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from state_builder.errors import LimitExceededError
+from state_builder.records import JSON
+
+REDACTED: Final = "[REDACTED]"
+
+DEPTH_MAX: Final = 128
+"""Levels of nesting of a value (TL-SEC-07)."""
+
+SECRET_LENGTH_MIN: Final = 6
+"""Shorter known values would hit ordinary words."""
+
+_NAMES: Final = frozenset(
+    [
+        "password",
+        "passwd",
+        "pwd",
+        "secret",
+        "token",
+        "bearer",
+        "api_key",
+        "apikey",
+        "access_token",
+        "refresh_token",
+        "auth_token",
+        "id_token",
+        "idtoken",
+        "authorization",
+        "credential",
+        "credentials",
+        "private_key",
+        "secret_key",
+        "client_secret",
+        "connection_string",
+        "db_password",
+        "aws_secret",
+        "gcp_key",
+        "azure_key",
+        "ssh_key",
+        "passphrase",
+        "pem",
+        "certificate",
+        "oauth",
+        "oauth_token",
+        "encryption_key",
+        "decrypt_key",
+        "master_key",
+        "keychain",
+        "api_secret",
+        "jwt",
+        "access_key",
+        "cookie",
+    ]
+)
+_WHOLE_NAMES: Final = frozenset({"auth", "cert"})
+_PREFIXES: Final = ("snowflake_", "auth0_")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+_MARKERS: Final = (
+    "PRIVATE KEY-----",
+    "earer ",
+    "asic ",
+    "eyJ",
+    "sk-",
+    "AIza",
+    "ya29.",
+    "gh",
+    "xox",
+)
+"""A text without any of these holds nothing that looks like a secret."""
+
+_TOKEN: Final = r"[A-Za-z0-9._~+/-]"
+_LOOKS: Final = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----(?s:.*?)"
+    r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|\Z)"
+    rf"|(?<![A-Za-z0-9])[Bb]earer {_TOKEN}+=*"
+    r"|(?<![A-Za-z0-9])[Bb]asic (?:[A-Za-z0-9+/]{4}){2,}(?:[A-Za-z0-9+/]{2,3}={1,2})?"
+    r"(?![A-Za-z0-9+/=])"
+    r"|(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{2,}\.eyJ[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]*"
+    r"|(?<![A-Za-z0-9_-])(?:sk-(?:ant-)?|AIza|ya29\.|gh[psour]_|github_pat_|xox[baprs]-)"
+    r"[A-Za-z0-9._-]{12,}"
+)
+_OPAQUE: Final = re.compile(
+    r"(?<![A-Za-z0-9_-])(?=[A-Za-z_-]{0,64}[0-9])(?=[0-9_-]{0,64}[A-Za-z])"
+    r"[A-Za-z0-9_-]{40,}={0,2}"
+)
+_URL: Final = re.compile(
+    r"(?<![A-Za-z0-9])[a-z][a-z0-9+.-]{1,20}://[^\s/@:'\"]*:[^\s/@'\"]+@"
+)
+
+
+@lru_cache(maxsize=4096)
+def is_secret_key(key: str) -> bool:
+    """Whether whatever stands under this key is a secret, by the words of the key.
+
+    ``api_key``, ``X-Api-Key``, ``dbPassword`` are; ``author``, ``token_count`` are not.
+    """
+    name = _HUMP.sub("_", key).lower().replace("-", "_")
+    if name in _NAMES or name in _WHOLE_NAMES or name.startswith(_PREFIXES):
+        return True
+    return any(name.endswith(f"_{word}") for word in _NAMES)
+
+
+def mask_text(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """A text without known secrets and without what looks like one."""
+    for secret in secrets:
+        if len(secret) >= SECRET_LENGTH_MIN and secret in text:
+            text = text.replace(secret, REDACTED)
+    if len(text) >= 8 and any(marker in text for marker in _MARKERS):
+        return _LOOKS.sub(REDACTED, text)
+    return text
+
+
+def mask_error(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """An error's text; also without passwords in URLs and opaque runs (RT-EVT-30)."""
+    text = mask_text(text, secrets)
+    if "://" in text:
+        text = _URL.sub(_without_userinfo, text)
+    return _OPAQUE.sub(REDACTED, text) if len(text) >= 40 else text
+
+
+def _without_userinfo(match: re.Match[str]) -> str:
+    return match[0][: match[0].index("://") + 3] + REDACTED + "@"
+
+
+def mask(value: JSON, secrets: tuple[str, ...] = ()) -> JSON:
+    """A value without secrets; the same object where there are none.
+
+    Whole values under secret keys are replaced, null excepted. Raises
+    LimitExceededError when the value is nested deeper than :data:`DEPTH_MAX`.
+    """
+    if value is None or value is True or value is False:
+        return value
+    return _mask(value, secrets, DEPTH_MAX)
+
+
+def _mask(value: JSON, secrets: tuple[str, ...], depth: int) -> JSON:
+    if type(value) is str:
+        return mask_text(value, secrets)
+    if type(value) is dict:
+        return _mask_map(value, secrets, _deeper(depth))
+    if type(value) is list:
+        return _mask_list(value, secrets, _deeper(depth))
+    return value
+
+
+def _deeper(depth: int) -> int:
+    if depth <= 0:
+        raise LimitExceededError(
+            "json_depth", f"the value is nested deeper than {DEPTH_MAX} levels"
+        )
+    return depth - 1
+
+
+def _mask_map(value: dict[str, JSON], secrets: tuple[str, ...], depth: int) -> JSON:
+    result = value
+    for key, member in value.items():
+        if is_secret_key(key):
+            masked: JSON = None if member is None else REDACTED
+        elif type(member) is str or type(member) is dict or type(member) is list:
+            masked = _mask(member, secrets, depth)
+        else:
+            continue
+        if masked is not member:
+            if result is value:
+                result = dict(value)
+            result[key] = masked
+    return result
+
+
+def _mask_list(value: list[JSON], secrets: tuple[str, ...], depth: int) -> JSON:
+    result = value
+    for index, member in enumerate(value):
+        if type(member) is str or type(member) is dict or type(member) is list:
+            masked = _mask(member, secrets, depth)
+            if masked is not member:
+                if result is value:
+                    result = list(value)
+                result[index] = masked
+    return result
+
+
+def mask_url(url: str) -> str:
+    """A URL for people: no userinfo, no secrets in its query (TL-HT-04)."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    fields = [_mask_field(field) for field in parts.query.split("&")]
+    return urlunsplit(parts._replace(netloc=host, query="&".join(fields)))
+
+
+def _mask_field(field: str) -> str:
+    name, equals, value = field.partition("=")
+    if not value:
+        return field
+    plain = unquote(value)
+    if is_secret_key(unquote(name)) or mask_text(plain) != plain:
+        return f"{name}{equals}{quote(REDACTED)}"
+    return field
