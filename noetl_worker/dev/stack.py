@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal as signals
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -80,6 +80,7 @@ class Stack:
         self._watch = Watch()
         self._exit = AsyncExitStack()
         self._roles: dict[Role, list[Service]] = {role: [] for role in get_args(Role)}
+        self._beside: list[Service] = []
         self._port = 0
         self._nats_port = 0
         self._cluster: Cluster
@@ -161,6 +162,28 @@ class Stack:
         await services[index].start()
         await services[index].wait_ready(self.options.ready_timeout_s)
         return index
+
+    async def start_beside(self, name: str, argv: Sequence[str]) -> int:
+        """Start a program of the user's own and return the port it listens on.
+
+        ``{port}`` in its arguments becomes a free port; ready is when HTTP answers
+        there. It stops with the stack.
+        """
+        port = free_ports(1)[0]
+
+        async def probe() -> bool:
+            return await http_status(port, "/") is not None
+
+        command = Command(
+            name=name,
+            argv=[word.replace("{port}", str(port)) for word in argv],
+            env=dict(self.options.environ),
+            log=self.folder.logs / f"{name}.log",
+        )
+        service = self._service(ServiceSpec(command=command, probe=probe))
+        self._beside.append(service)
+        await self._start_ready(service)
+        return port
 
     async def stop_role(self, role: Role, index: int = 0) -> None:
         """End one process in good order."""
@@ -300,12 +323,17 @@ class Stack:
 
     def _services(self) -> list[Service]:
         roles = [one for role in STOP_ORDER for one in self._roles[role]]
-        return roles + [one for one in (self._nats, self._postgres) if one is not None]
+        return (
+            roles
+            + self._beside
+            + [one for one in (self._nats, self._postgres) if one is not None]
+        )
 
     async def _stop_all(self) -> None:
         with anyio.CancelScope(shield=True):
             for role in STOP_ORDER:
                 await _all_of(service.stop for service in self._roles[role])
+            await _all_of(service.stop for service in self._beside)
             for service in (self._nats, self._postgres):
                 if service is not None:
                     await service.stop()

@@ -1,0 +1,90 @@
+"""The entry point: finds the command, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NoReturn
+
+from noetl_worker.cli.exits import ExitCode, exit_code_of
+from state_builder.errors import NoetlError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+ROLES = ("server", "system", "worker", "materializer")
+
+HELP = """Run YAML playbooks durably.
+
+Start with `noetl dev` (everything on this machine), then `noetl run FILE`.
+"""
+
+EPILOGUE = """Exit codes: 0 done, of an execution COMPLETED; 1 FAILED; 2 wrong
+arguments or settings; 3 invalid document; 4 not found; 5 server or stack away;
+6 CANCELLED; 7 refused; 130 Ctrl-C (what was started goes on).
+"""
+
+_COMMANDS = (
+    ("Run", "dev", "dev:dev", "Run everything on this machine: servers and roles."),
+    ("Run", "run", "run:run", "Register a playbook file, run it, show its progress."),
+    ("Run", "exec", "run:execute", "Run a registered playbook."),
+    ("Run", "register", "register:register", "Store files as new versions."),
+    ("Run", "cancel", "inspect:cancel", "End an execution."),
+    ("Look", "status", "inspect:status", "Show how an execution stands."),
+    ("Look", "events", "inspect:events", "Show what happened in an execution."),
+    ("Look", "list", "inspect:list_", "List executions, or playbooks."),
+    ("Look", "lint", "register:lint", "Check playbook files without a server."),
+    ("Look", "settings", "settings:settings", "Show every environment variable."),
+    ("Roles", "server", "role:server", "The HTTP edge."),
+    ("Roles", "system", "role:system", "Owns shards: folds the log and decides."),
+    ("Roles", "worker", "role:worker", "Pulls commands and runs tools."),
+    ("Roles", "materializer", "role:materializer", "Copies the log to PostgreSQL."),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit the process."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors are on standard error."""
+    from noetl_worker.cli.screen import complain
+
+    try:
+        if len(arguments) == 1 and arguments[0] in ROLES:
+            # A role has no options, so processes that only ever run one need not
+            # load the command line library.
+            from noetl_worker.cli.role import run_one
+
+            return run_one(arguments[0])
+        answer = build()(list(arguments))
+    except NoetlError as error:
+        complain(str(error))
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has seen enough; there is nobody to tell.
+        sys.stdout = None
+        return ExitCode.OK
+    return int(answer or ExitCode.OK)
+
+
+def build() -> App:
+    """The command line, with every command known by name only."""
+    from cyclopts import App
+
+    app = App(
+        name="noetl",
+        help=HELP,
+        help_epilogue=EPILOGUE,
+        version=version("noetl-worker"),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for group, name, where, text in _COMMANDS:
+        app.command(f"noetl_worker.cli.{where}", name=name, help=text, group=group)
+    return app
