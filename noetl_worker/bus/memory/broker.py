@@ -79,7 +79,8 @@ class MemoryBroker:
         return self._first + len(self._messages) - 1
 
     def create(self, settings: BusSettings) -> None:
-        """Make the log, unless it is there."""
+        """Make the log, or update what may differ."""
+        self.settings = settings
         if not self.exists:
             self.shard_count = settings.shard_count
             now = datetime.fromtimestamp(self.clock.now(), UTC)

@@ -30,9 +30,10 @@ class _Pending:
 class MemoryConsumer:
     """One pool's durable consumer."""
 
-    def __init__(self, broker: MemoryBroker, pool: str) -> None:
+    def __init__(self, broker: MemoryBroker, pool: str, ack_wait_s: float) -> None:
         self._broker = broker
         self._pool = pool
+        self._ack_wait_s = ack_wait_s
         self._position = 0
         self._pending: dict[int, _Pending] = {}
         self._pullers: deque[MemoryPuller] = deque()
@@ -52,7 +53,7 @@ class MemoryConsumer:
             if pending is None:
                 return
             pending.count += 1
-            pending.due = self._now() + self._broker.settings.ack_wait_s
+            pending.due = self._now() + self._ack_wait_s
             puller.deliver(self._pool, pending.stored, pending.count)
 
     def finish(self, sequence: int) -> None:
@@ -180,7 +181,7 @@ class MemoryPuller:
         self._buffer: list[Delivery] = []
         self._signal = Signal()
         self._open = True
-        self.ack_wait_s = queue.broker.settings.ack_wait_s
+        self.ack_wait_s = queue.ack_wait_s
 
     @property
     def free(self) -> int:
@@ -259,6 +260,7 @@ class MemoryCommands:
     def __init__(self, broker: MemoryBroker, settings: BusSettings) -> None:
         self.broker = broker
         self.online = True
+        self.ack_wait_s = settings.ack_wait_s
         self.pullers: list[MemoryPuller] = []
         self._topology = Topology(settings)
         self._view_start: int | None = None
@@ -289,7 +291,7 @@ class MemoryCommands:
         """The pool's consumer, made when missing."""
         consumers = self.broker.consumers
         if pool not in consumers:
-            consumers[pool] = MemoryConsumer(self.broker, pool)
+            consumers[pool] = MemoryConsumer(self.broker, pool, self.ack_wait_s)
         return consumers[pool]
 
     def set_online(self, online: bool) -> None:

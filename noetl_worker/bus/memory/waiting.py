@@ -35,10 +35,12 @@ class Signal:
 async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T | None:
     """What the work gives, or None when the clock was faster."""
     result: T | None = None
+    # The alarm's task may start after the clock has moved on.
+    until = clock.monotonic() + seconds
     async with anyio.create_task_group() as tasks:
 
         async def alarm() -> None:
-            await clock.sleep(seconds)
+            await clock.sleep(until - clock.monotonic())
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(alarm)
