@@ -24,7 +24,7 @@ from state_builder.errors import FencedError, LimitExceededError, UnavailableErr
 from state_builder.ids import Shard
 from state_builder.index import Entry, ShardIndex
 from state_builder.ports import Clock, EventLog, LogMessage, Observer, Signals
-from state_builder.records import JSON, Event, Record, timestamp
+from state_builder.records import JSON, Event, Record, decode_lease, timestamp
 
 log = structlog.get_logger(__name__)
 
@@ -42,14 +42,17 @@ class OwnedShard:
         epoch: sequence of our lease record; fences every append.
         ready: our own lease record was read: nothing older is missing.
         lost: another lease was seen or an append was refused.
+        renewing: a newer lease of our own is on its way; nothing is decided until then.
         in_flight: appends not yet acknowledged.
     """
 
     shard: Shard
+    holder: str
     epoch: int
     index: ShardIndex
     ready: bool = False
     lost: bool = False
+    renewing: bool = False
     in_flight: int = 0
     since_snapshot: int = 0
     memos: dict[str, dict[str, JSON]] = field(default_factory=dict)
@@ -123,7 +126,10 @@ class Owner:
     def _read_lease(self, owned: OwnedShard, message: LogMessage) -> None:
         owned.index.position = message.sequence
         if message.sequence > owned.epoch:
-            self.lose(owned, "another lease was read")
+            if owned.renewing and decode_lease(message.data).holder == owned.holder:
+                owned.epoch = message.sequence
+            else:
+                self.lose(owned, "another lease was read")
         elif message.sequence == owned.epoch and not owned.ready:
             owned.ready = True
             log.info(
@@ -133,8 +139,13 @@ class Owner:
                 events=owned.index.events,
                 position=owned.index.position,
             )
-            for entry in list(owned.index.open.values()):
-                self._arm(owned, entry)
+            self.drive_all(owned)
+
+    def drive_all(self, owned: OwnedShard) -> None:
+        """Look at every open execution of a shard: after boot, after a renewal."""
+        for entry in list(owned.index.open.values()):
+            self._arm(owned, entry)
+            if not entry.unread:
                 self.drive(owned, entry)
 
     def lose(self, owned: OwnedShard, reason: str) -> None:
@@ -151,7 +162,7 @@ class Owner:
     def drive(self, owned: OwnedShard, entry: Entry) -> None:
         """Decide one execution now, and send what is decided."""
         genesis = entry.state.genesis
-        if genesis is None or owned.lost:
+        if genesis is None or owned.lost or owned.renewing:
             return
         plan = self._ports.playbooks.known(genesis.catalog_id)
         if plan is None:

@@ -23,6 +23,9 @@ from state_builder.records import timestamp
 log = structlog.get_logger(__name__)
 
 SNAPSHOTS_KEPT = 2
+RENEW_LOOK_S = 10.0
+RENEW_AFTER_MESSAGES = 10_000
+SETTLE_LOOK_S = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class Ownership:
         self._taken = taken
         self._snapshot_at: dict[int, float] = {}
         self._leaving = False
+        self._looked_at = 0.0
         self.shards: dict[int, OwnedShard] = {}
 
     @property
@@ -104,6 +108,7 @@ class Ownership:
         if wanted and not self._leaving:
             await self._take(wanted)
         await self._snapshot_due()
+        await self._renew_due()
 
     async def _wanted(self) -> list[int]:
         if self._settings.pinned is not None:
@@ -126,7 +131,12 @@ class Ownership:
                 continue
             epoch = await self._lease(shard)
             if epoch:
-                group[shard] = OwnedShard(shard=Shard(shard), epoch=epoch, index=index)
+                group[shard] = OwnedShard(
+                    shard=Shard(shard),
+                    holder=self._settings.member,
+                    epoch=epoch,
+                    index=index,
+                )
         if not group:
             return
         now = self._ports.clock.monotonic()
@@ -207,13 +217,42 @@ class Ownership:
         for old in names[:-SNAPSHOTS_KEPT]:
             await self._ports.snapshots.delete(old)
 
+    async def _renew_due(self) -> None:
+        """Renew leases in the older half of the log: the janitor trims behind them."""
+        now = self._ports.clock.monotonic()
+        if now - self._looked_at < RENEW_LOOK_S:
+            return
+        self._looked_at = now
+        info = await self._ports.log.info()
+        middle = (info.first_sequence + info.last_sequence) // 2
+        if info.last_sequence - info.first_sequence < RENEW_AFTER_MESSAGES:
+            return
+        for owned in self.shards.values():
+            if owned.ready and not owned.lost and owned.epoch < middle:
+                await self._renew(owned)
+
+    async def _renew(self, owned: OwnedShard) -> None:
+        """A new epoch refuses what was sent under the old: settle that first."""
+        owned.renewing = True
+        try:
+            while owned.in_flight and not owned.lost:
+                await self._ports.clock.sleep(SETTLE_LOOK_S)
+            epoch = await self._lease(owned.shard)
+            if epoch:
+                owned.epoch = max(owned.epoch, epoch)
+            else:
+                self._owner.lose(owned, "the lease went to another while renewing")
+        finally:
+            owned.renewing = False
+        self._owner.drive_all(owned)
+
     async def leave(self) -> None:
         """Hand over: stop deciding, settle what is sent, snapshot, go (RT-OWN-2)."""
         self._leaving = True
         await self._ports.members.leave(self._settings.member)
         for owned in self.shards.values():
             while owned.in_flight and not owned.lost:
-                await self._ports.clock.sleep(0.005)
+                await self._ports.clock.sleep(SETTLE_LOOK_S)
             if owned.ready and not owned.lost and owned.since_snapshot:
                 await self._snapshot(owned)
             owned.lost = True
