@@ -85,6 +85,12 @@ class DirectClient(Client):
         self._pending = []
         self._pending_data_size = 0
 
+    async def abandon(self) -> None:
+        """Close whatever state a failed connect left; the library may keep a socket."""
+        await self.close()
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]
+
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:

@@ -17,7 +17,12 @@ from nats.aio.client import Server
 
 from noetl_worker.bus.nats.client import DirectClient, Handler
 from noetl_worker.bus.nats.wire import NO_RESPONDERS, Reply, publish_frame, status_of
-from noetl_worker.bus.topology import BROKER_VERSION_MIN, BusSettings, split_urls
+from noetl_worker.bus.topology import (
+    BROKER_VERSION_MIN,
+    BusSettings,
+    Servers,
+    split_urls,
+)
 from state_builder.errors import SettingsError, UnavailableError
 from state_builder.ports import Observer
 
@@ -68,30 +73,17 @@ class Connection:
         servers = split_urls(settings.urls, settings.user, settings.password)
         try:
             async with asyncio.timeout(settings.connect_timeout_s):
-                await self.client.connect(
-                    servers.urls,
-                    user=servers.user or None,
-                    password=servers.password or None,
-                    name=settings.client_name,
-                    error_cb=self._failed,
-                    disconnected_cb=self._went_down,
-                    reconnected_cb=self._came_up,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,  # type: ignore[arg-type]  # they pass it to sleep
-                    connect_timeout=max(1, int(settings.connect_timeout_s / 2)),
-                    reconnect_to_server_handler=self._next_server,
-                    ping_interval=10,
-                    max_outstanding_pings=2,
-                    pending_size=0,  # keep nothing across a reconnect
-                )
+                await self._connect(servers)
+            self._check_version()
         except TimeoutError as error:
-            await self.client.close()
+            await self.client.abandon()
             raise UnavailableError(
                 f"no NATS server at {', '.join(servers.urls)} within "
                 f"{settings.connect_timeout_s:g} s: {self._last_error}"
             ) from error
-        self._check_version()
+        except SettingsError:
+            await self.client.abandon()
+            raise
         self._inbox = self.client.new_inbox()
         self.name = self._inbox.rpartition(".")[2]
         self.client.listen(f"{self._inbox}.*", self._answered)
@@ -190,6 +182,26 @@ class Connection:
     async def wait_up(self) -> None:
         """Until there is a connection."""
         await self._up.wait()
+
+    async def _connect(self, servers: Servers) -> None:
+        await self.client.connect(
+            servers.urls,
+            user=servers.user or None,
+            password=servers.password or None,
+            name=self.settings.client_name,
+            error_cb=self._failed,
+            disconnected_cb=self._went_down,
+            reconnected_cb=self._came_up,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            # Typed as whole seconds, used as what it is: the pause between tries.
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]
+            connect_timeout=max(1, int(self.settings.connect_timeout_s / 2)),
+            reconnect_to_server_handler=self._next_server,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            pending_size=0,  # keep nothing across a reconnect
+        )
 
     def _answered(
         self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
