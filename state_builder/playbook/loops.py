@@ -156,6 +156,7 @@ def _count(block: Block, key: str, default: JSON = None) -> JSON:
 def _whole_frame(frame: Block) -> bool:
     process = frame.get("process")
     if process not in (None, "row", "frame"):
-        text = f"loop.spec.frame.process invalid: {shortened(process)} is no row, frame"
+        wrong = f"{shortened(process)} is neither row nor frame"
+        text = f"loop.spec.frame.process invalid: {wrong}"
         frame.report.error("PB-720", frame.at("process"), text)
     return process == "frame"

@@ -239,9 +239,7 @@ def _steps(root: Block, spec: Block, timeout_s: float) -> dict[str, Step]:
         step = step_of(block, len(steps), around)
         size += len(bytes(step.tool))
         if size > TOOLS_BYTES_MAX:
-            text = (
-                f"tools of all steps together are longer than {TOOLS_BYTES_MAX} bytes"
-            )
+            text = f"tools of all steps are longer than {TOOLS_BYTES_MAX} bytes"
             block.report.error("PB-724", block.at("tool"), text)
             break
         steps[name] = step

@@ -169,8 +169,9 @@ class _Reader:
             return _Resolved(fields, kind) if kind else None
         tasks = fields.pop("tasks", None)
         if tasks is None or not isinstance(tasks.value, list):
-            at = path if tasks is None else tasks.path
-            self._report.wrong((*at, "tasks") if tasks is None else at, None, "a list")
+            missing = Field(None, (*path, "tasks"))
+            wrong = missing if tasks is None else tasks
+            self._report.wrong(wrong.path, wrong.value, "a list")
             return None
         return _Resolved(fields, kind, self._entries(tasks.value, tasks.path))
 
