@@ -22,8 +22,8 @@ class EventRow(NamedTuple):
     """One event as audited; field order is column order of the write path.
 
     Attributes:
-        previous: chain predecessor; None for the root alone.
-        parent: event that provoked this one.
+        parent_event_id: event that provoked this one.
+        prev_event_id: chain predecessor; None for the root alone.
         duration: seconds a tool ran, on the answers of tools.
         created_at: the emitter's clock; never decides order.
         ingest_time: when the log stored it.
@@ -54,14 +54,8 @@ class EventRow(NamedTuple):
 
 
 class CommandRow(NamedTuple):
-    """A command after this batch (RT-EVT-25).
+    """A command issued in this batch, as it stands at its end (RT-EVT-25)."""
 
-    ``issued`` rows are new and complete. Of others only what follows a command's life
-    counts: status, worker, times, error, event ids. ``answered`` and ``parked`` are
-    those of :class:`OpenCommand`.
-    """
-
-    issued: bool
     execution_id: int
     command_id: str
     event_id: int
@@ -72,7 +66,7 @@ class CommandRow(NamedTuple):
     tool_kind: str | None
     pool: str | None
     status: str
-    answered: bool
+    answer: str | None
     parked: bool
     worker_id: str | None
     claimed_at: datetime | None
@@ -90,14 +84,27 @@ class CommandRow(NamedTuple):
     updated_at: datetime
 
 
+class CommandChange(NamedTuple):
+    """What became of a command issued in an earlier batch."""
+
+    execution_id: int
+    command_id: str
+    status: str
+    answer: str | None
+    parked: bool
+    worker_id: str | None
+    claimed_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    error: str | None
+    latest_event_id: int
+    prev_event_id: int | None
+    updated_at: datetime
+
+
 class ExecutionRow(NamedTuple):
-    """An execution after this batch (RT-PRJ-1).
+    """An execution begun in this batch, as it stands at its end (RT-PRJ-1)."""
 
-    ``born`` rows are new and complete; of others only what moves counts: status, head,
-    last event, counts, end, result and error.
-    """
-
-    born: bool
     execution_id: int
     catalog_id: int
     path: str
@@ -110,11 +117,33 @@ class ExecutionRow(NamedTuple):
     last_event_type: str
     last_node_name: str | None
     event_count: int
+    steps_known: int
+    steps_done: int
     start_time: datetime
     end_time: datetime | None
     result: bytes | None
     error: str | None
     workload: bytes | None
+    updated_at: datetime
+
+
+class ExecutionChange(NamedTuple):
+    """What became of an execution begun in an earlier batch.
+
+    ``end_time``, ``result`` and ``error`` are set by its terminal and None before.
+    """
+
+    execution_id: int
+    status: str
+    head_event_id: int
+    last_event_type: str
+    last_node_name: str | None
+    event_count: int
+    steps_known: int
+    steps_done: int
+    end_time: datetime | None
+    result: bytes | None
+    error: str | None
     updated_at: datetime
 
 
@@ -141,33 +170,49 @@ class Position(NamedTuple):
 
 
 class OpenCommand(Struct, kw_only=True):
-    """A command without an accepted answer: what the next events of it need.
+    """A command without an accepted answer: what its next events are judged by.
 
     Attributes:
         issued: event id of its ``command.issued``.
-        answered: a ``call.done``/``call.error`` came already.
+        answer: ``COMPLETED`` or ``FAILED`` once a ``call.done``/``call.error`` came;
+            it counts when the command is parked or completed.
         parked: its worker is free, a call-back ends it (RT-DRV-19).
+        latest, previous: its last two events.
     """
 
     issued: int
     step: str
     kind: str | None
-    attempt: int
     status: str = "PENDING"
-    worker_id: str | None = None
-    started_at: datetime | None = None
-    answered: bool = False
+    answer: str | None = None
     parked: bool = False
+    worker_id: str | None = None
+    claimed_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    error: str | None = None
+    latest: int = 0
+    previous: int | None = None
 
 
 class ExecutionHead(Struct, kw_only=True):
-    """An execution as far as it is in the tables: what its next events link to."""
+    """An execution as far as it is in the tables: what its next events link to.
+
+    Attributes:
+        commands: the open ones by id.
+        steps_known, steps_done: passes of steps begun or skipped, and over.
+    """
 
     chain: ChainHead
     catalog_id: int
     path: str
     parent_execution_id: int | None
+    parent_command_id: str | None
     commands: dict[str, OpenCommand]
+    last_event_type: str = ""
+    last_node_name: str | None = None
+    steps_known: int = 0
+    steps_done: int = 0
 
 
 class RowBatch(NamedTuple):
@@ -180,7 +225,9 @@ class RowBatch(NamedTuple):
 
     events: Sequence[EventRow]
     commands: Sequence[CommandRow]
+    command_changes: Sequence[CommandChange]
     executions: Sequence[ExecutionRow]
+    execution_changes: Sequence[ExecutionChange]
     quarantined: Sequence[QuarantineRow]
     after: Position
     position: Position
@@ -197,8 +244,8 @@ class StreamLife(NamedTuple):
 class RowWriter(Protocol):
     """Writes one shard group's rows; only ever one at a time holds it."""
 
-    async def position(self) -> Position | None:
-        """Where the group stands; None before its first batch."""
+    async def position(self, generation: int) -> Position:
+        """Where the group stands; before its first batch at 0 of the generation."""
 
     async def heads(self, execution_ids: Sequence[int]) -> dict[int, ExecutionHead]:
         """Those of the executions that are in the tables, with open commands."""

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
+from math import nextafter
+from typing import Final, Protocol
 
 from msgspec import Raw, Struct
 
 from state_builder.ports import CatalogEntry
+
+_DOUBLE_EXACT_MAX: Final = 2**53
 
 
 class ExecutionFilter(Struct, frozen=True, kw_only=True):
@@ -36,8 +39,8 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
 
     Attributes:
         workload: as recorded at the genesis; None in lists.
-        steps_known, steps_done: steps entered or skipped so far, and those of them
-            that are over: for ``progress`` (RT-EXN-10).
+        steps_known, steps_done: passes of steps entered or skipped so far, and those
+            of them that are over: for ``progress`` (RT-EXN-10).
         head_event_id: last event in the chain; the log after it is not in here.
     """
 
@@ -80,6 +83,17 @@ class EventFilter(Struct, frozen=True, kw_only=True):
     limit: int = 100
     offset: int = 0
     ascending: bool = False
+
+    @property
+    def above(self) -> int:
+        """Ids greater than this match ``since``.
+
+        Up to 2^53 an id survives as a double and the bound is exact; beyond, every id
+        that might have been rounded to ``since`` is let through once more.
+        """
+        if self.since <= _DOUBLE_EXACT_MAX:
+            return self.since
+        return int(nextafter(float(self.since), 0.0))
 
 
 class EventView(Struct, frozen=True, kw_only=True):

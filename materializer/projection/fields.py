@@ -1,0 +1,237 @@
+"""Columns of an event row that are more than a copy: status, meta, envelope, time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec import DecodeError, Raw, Struct, ValidationError
+from msgspec.json import Decoder
+
+from state_builder.records import (
+    GENESIS,
+    NOTHING,
+    TERMINAL_STATUS,
+    Event,
+    Genesis,
+    encode_json,
+)
+
+IGNORED: Final = "IGNORED"
+
+_STATUS_BY_TYPE: Final[dict[str, str]] = {
+    GENESIS: "STARTED",
+    "step.enter": "ENTERED",
+    "step.exit": "COMPLETED",
+    "step.skipped": "SKIPPED",
+    "step_failed": "FAILED",
+    "command.issued": "PENDING",
+    "command.claimed": "RUNNING",
+    "command.heartbeat": "RUNNING",
+    "command.released": "PENDING",
+    "command.started": "STARTED",
+    "call.done": "COMPLETED",
+    "call.error": "FAILED",
+    "command.completed": "success",
+    "command.failed": "FAILED",
+    "ctx.updated": "CONTEXT",
+    "timer.set": "PENDING",
+    "timer.fired": "COMPLETED",
+    "playbook.cancel_requested": "PENDING",
+    "playbook.finalize_requested": "PENDING",
+    **TERMINAL_STATUS,
+}
+"""RT-EVT §3.2, for events that name no status."""
+
+MAX_ATTEMPTS: Final = 3
+"""Of a command whose meta names none (RT-EVT §3.2)."""
+
+ERROR_TEXT_MAX: Final = 2000
+
+
+class _OutcomeHead(Struct):
+    """The parts of a tool's outcome that become columns."""
+
+    data: Raw = NOTHING
+    duration_ms: Raw = NOTHING
+
+
+class _Envelope(Struct, forbid_unknown_fields=True):
+    """A result as RT-ING-3 allows it."""
+
+    status: str
+    context: _OutcomeHead | None = None
+    reference: Raw = NOTHING
+
+
+class _Parts(Struct):
+    """What an event's own meta may say that becomes columns."""
+
+    stage_id: str | None = None
+    frame_id: str | None = None
+    max_attempts: int = MAX_ATTEMPTS
+
+
+class _HotMeta(Struct, kw_only=True, omit_defaults=True):
+    """Fields an event carries beside its meta, under their names in rows."""
+
+    command_id: str = ""
+    command_event_id: str = ""
+    step: str = ""
+    tool_kind: str = ""
+    attempt: int = 0
+    delivery: int = 0
+    visit: int = 0
+    iteration_index: int | None = None
+    iteration: str = ""
+    worker_id: str = ""
+    pool: str = ""
+    pending_callback: bool = False
+    child_execution_id: str = ""
+    timer: str = ""
+    due_at: float = 0.0
+    code: str = ""
+    ignored: str = ""
+
+
+class Result(Struct, frozen=True):
+    """What columns need of a result envelope.
+
+    Attributes:
+        output: the final value, or the reference that stands for it.
+        duration: seconds the tool ran.
+    """
+
+    output: bytes | None = None
+    duration: float | None = None
+
+
+_envelope = Decoder(_Envelope)
+_parts = Decoder(_Parts)
+_genesis = Decoder(Genesis)
+_NO_RESULT = Result()
+
+
+def status_of(event: Event) -> str:
+    """The row's status: the event's own, else by its type (RT-ING-2)."""
+    if event.status:
+        if event.type == "command.completed":
+            return event.status
+        return event.status.upper()
+    known = _STATUS_BY_TYPE.get(event.type)
+    if known is not None:
+        return known
+    if any(word in event.type for word in ("done", "exit", "completed")):
+        return "COMPLETED"
+    if "error" in event.type or "failed" in event.type:
+        return "FAILED"
+    return "RUNNING"
+
+
+def result_of(event: Event) -> Result:
+    """Check the envelope and take what columns need.
+
+    Raises:
+        ValueError: not an envelope; says what it lacks.
+    """
+    if not event.result:
+        return _NO_RESULT
+    try:
+        envelope = _envelope.decode(event.result)
+    except (ValidationError, DecodeError) as error:
+        raise ValueError(
+            f"result is not {{status, context?, reference?}}: {error}"
+        ) from error
+    output = bytes(envelope.reference) or None
+    duration = None
+    if envelope.context is not None:
+        output = bytes(envelope.context.data) or output
+        duration = _seconds(envelope.context.duration_ms)
+    return Result(output, duration)
+
+
+def genesis_of(event: Event) -> Genesis:
+    """What an execution is born with.
+
+    Raises:
+        ValueError: the context is not a genesis; says which field is wrong.
+    """
+    try:
+        return _genesis.decode(event.context or b"{}")
+    except (ValidationError, DecodeError) as error:
+        raise ValueError(f"{GENESIS} context: {error}") from error
+
+
+def time_of(event: Event, stored_at: datetime) -> datetime:
+    """The emitter's time; the log's where that is absent or unreadable."""
+    try:
+        found = datetime.fromisoformat(event.at)
+    except ValueError:
+        return stored_at
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def parts_of(event: Event) -> tuple[str | None, str | None, int]:
+    """Stage, frame and most attempts, where the event's meta names them."""
+    meta = event.meta
+    if not meta or (b"_id" not in bytes(meta) and b"max_attempts" not in bytes(meta)):
+        return None, None, MAX_ATTEMPTS
+    try:
+        parts = _parts.decode(meta)
+    except (ValidationError, DecodeError):
+        # Meta is anybody's: what has other types there is kept as it is, in meta.
+        return None, None, MAX_ATTEMPTS
+    return parts.stage_id, parts.frame_id, parts.max_attempts
+
+
+def meta_of(event: Event, issued: int, ignored: str) -> bytes | None:
+    """The event's own meta and its other fields in one object.
+
+    ``issued`` is the id of the ``command.issued`` it belongs to, 0 when unknown; a
+    command names step and tool as well. Own fields win over those of the same name.
+    """
+    is_command = event.type == "command.issued"
+    number = event.iteration.isdecimal()
+    hot = encode_json(
+        _HotMeta(
+            command_id=event.command_id,
+            command_event_id=str(issued) if issued else "",
+            step=event.step if is_command else "",
+            tool_kind=event.kind if is_command else "",
+            attempt=event.attempt,
+            delivery=event.delivery,
+            visit=event.visit,
+            iteration_index=int(event.iteration) if number else None,
+            iteration="" if number else event.iteration,
+            worker_id=event.worker_id,
+            pool=event.pool,
+            pending_callback=event.pending,
+            child_execution_id=event.child,
+            timer=event.timer,
+            due_at=event.due,
+            code=event.code,
+            ignored=ignored,
+        )
+    )
+    if not event.meta:
+        return hot if hot != b"{}" else None
+    own = bytes(event.meta)
+    if not own.startswith(b"{"):
+        own = b'{"value":' + own + b"}"
+    if hot == b"{}":
+        return own
+    # The later of two equal names is the one jsonb keeps.
+    inner = own[1:-1].strip()
+    return b"{" + inner + (b"," if inner else b"") + hot[1:]
+
+
+def iteration_index(event: Event) -> int | None:
+    """The loop index, where the iteration is one."""
+    return int(event.iteration) if event.iteration.isdecimal() else None
+
+
+def _seconds(duration_ms: Raw) -> float | None:
+    try:
+        return float(bytes(duration_ms)) / 1000.0
+    except ValueError:
+        return None
