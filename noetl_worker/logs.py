@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from noetl_worker.settings import Logs
+from state_builder.errors import LimitExceededError
 from state_builder.records import JSON, encode_json
 from state_builder.redact import mask
 
@@ -104,7 +105,10 @@ def _constant(fields: dict[str, str]) -> Processor:
 def _redact(logger: object, method: str, event: EventDict) -> MutableMapping[str, Any]:
     del logger, method
     plain = {name: _plain(value) for name, value in event.items()}
-    return cast(dict[str, Any], mask(plain))
+    try:
+        return cast(dict[str, Any], mask(plain))
+    except LimitExceededError as error:
+        return {"event": event.get("event"), "unmasked": str(error)}
 
 
 def _as_json(logger: object, method: str, event: EventDict) -> str:

@@ -1,0 +1,230 @@
+"""``/api/execute`` and ``/api/executions/…`` (RT-EXE, RT-EXN)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Any
+
+from litestar import Response, get, post
+from litestar.response import Stream
+
+from noetl_worker.server.bodies import (
+    BatchBody,
+    CancelBody,
+    CleanupBody,
+    ExecuteBody,
+    FinalizeBody,
+    RerunBody,
+    TraceBody,
+    id_text,
+)
+from noetl_worker.server.edge import Edge, HttpRequest, edge_of
+from noetl_worker.server.ending import Cancelled, CleanedUp, Finalized
+from noetl_worker.server.executions import (
+    DetailAnswer,
+    EventsAnswer,
+    list_filter,
+    page_of,
+)
+from noetl_worker.server.shapes import ExecutionAnswer, status_answer
+from noetl_worker.server.starting import BatchAnswer, Started
+from state_builder.errors import InvalidError, NotFoundError
+
+EVENT_STREAM = "text/event-stream"
+
+
+@post("/api/execute", status_code=HTTPStatus.OK)
+async def execute(request: HttpRequest, data: ExecuteBody) -> Started:
+    """Start an execution."""
+    return await edge_of(request).starter.start(data, _trace(request))
+
+
+@post("/api/execute/batch", status_code=HTTPStatus.OK)
+async def execute_batch(request: HttpRequest, data: BatchBody) -> BatchAnswer:
+    """Start up to a thousand executions; each has its own outcome."""
+    return await edge_of(request).starter.start_batch(data.executions)
+
+
+@get("/api/executions")
+async def list_executions(request: HttpRequest) -> list[ExecutionAnswer]:
+    """Executions, newest first."""
+    wanted = list_filter(dict(request.query_params))
+    return await edge_of(request).executions.listed(wanted)
+
+
+@post("/api/executions/cleanup", status_code=HTTPStatus.OK)
+async def cleanup(request: HttpRequest, data: CleanupBody | None = None) -> CleanedUp:
+    """Cancel executions that stand still."""
+    body = data or CleanupBody()
+    if body.older_than_minutes < 0:
+        raise InvalidError("older_than_minutes must not be negative")
+    return await edge_of(request).ending.clean_up(
+        body.older_than_minutes * 60, body.dry_run
+    )
+
+
+@get("/api/executions/{execution_id:str}")
+async def detail(request: HttpRequest, execution_id: str) -> DetailAnswer:
+    """One execution with a page of its events."""
+    query = dict(request.query_params)
+    include = query.get("include_events", "true").lower() not in ("false", "0", "no")
+    return await edge_of(request).executions.detail(
+        _known_id(execution_id), page_of(query), include
+    )
+
+
+@get("/api/executions/{execution_id:str}/events")
+async def events(request: HttpRequest, execution_id: str) -> EventsAnswer | Stream:
+    """A page of events, newest first; or a live stream where one is accepted."""
+    if EVENT_STREAM in request.headers.get("accept", ""):
+        return await _stream(request, execution_id)
+    page = page_of(dict(request.query_params))
+    return await edge_of(request).executions.events(_known_id(execution_id), page)
+
+
+@get("/api/executions/{execution_id:str}/stream")
+async def stream(request: HttpRequest, execution_id: str) -> Stream:
+    """Events as they happen (server-sent events); resumes after ``Last-Event-ID``."""
+    return await _stream(request, execution_id)
+
+
+@get("/api/executions/{execution_id:str}/status")
+async def status(request: HttpRequest, execution_id: str) -> dict[str, Any]:
+    """Where the execution stands."""
+    edge = edge_of(request)
+    found = await edge.live.status(_known_id(execution_id))
+    return status_answer(found, edge.ports.clock.now())
+
+
+@get("/api/executions/{execution_id:str}/cancellation-check")
+async def cancellation_check(request: HttpRequest, execution_id: str) -> dict[str, Any]:
+    """Whether a worker should stop what it does for an execution."""
+    found = await edge_of(request).live.status(_known_id(execution_id), "check")
+    cancelled = found.status == "CANCELLED"
+    return {
+        "execution_id": found.execution_id,
+        "is_cancelled": cancelled,
+        "cancelled": cancelled,
+        "status": found.status,
+        "completed": found.over,
+        "failed": found.status == "FAILED",
+    }
+
+
+@post(
+    [
+        "/api/executions/{execution_id:str}/cancel",
+        "/api/executions/{execution_id:str}/stop",
+    ],
+    status_code=HTTPStatus.OK,
+)
+async def cancel(
+    request: HttpRequest, execution_id: str, data: CancelBody | None = None
+) -> Cancelled:
+    """Ask for the end of an execution and of those below it."""
+    body = data or CancelBody()
+    return await edge_of(request).ending.cancel(
+        _known_id(execution_id), body.reason or "", body.cascade
+    )
+
+
+@post("/api/executions/{execution_id:str}/finalize", status_code=HTTPStatus.OK)
+async def finalize(
+    request: HttpRequest, execution_id: str, data: FinalizeBody | None = None
+) -> Response[Finalized]:
+    """End an execution that is stuck, with a status of the operator's choice."""
+    body = data or FinalizeBody()
+    found = await edge_of(request).ending.finalize(
+        _known_id(execution_id), body.status or "", body.error or "", body.reason or ""
+    )
+    status_code = HTTPStatus.OK if found.settled else HTTPStatus.ACCEPTED
+    return Response(found, status_code=status_code)
+
+
+@post("/api/executions/{execution_id:str}/rerun", status_code=HTTPStatus.OK)
+async def rerun(
+    request: HttpRequest, execution_id: str, data: RerunBody | None = None
+) -> Started:
+    """Run the same playbook version again."""
+    edge = edge_of(request)
+    body = await edge.executions.rerun(_known_id(execution_id), data or RerunBody())
+    return await edge.starter.start(body, _trace(request))
+
+
+@get("/api/vars/{execution_id:str}")
+async def variables(request: HttpRequest, execution_id: str) -> dict[str, Any]:
+    """The variables of an execution."""
+    found = await edge_of(request).live.status(_known_id(execution_id))
+    return {
+        "execution_id": found.execution_id,
+        "count": len(found.variables),
+        "variables": {
+            name: _variable(value) for name, value in found.variables.items()
+        },
+    }
+
+
+@get("/api/vars/{execution_id:str}/{name:str}")
+async def variable(
+    request: HttpRequest, execution_id: str, name: str
+) -> dict[str, Any]:
+    """One variable."""
+    found = await edge_of(request).live.status(_known_id(execution_id))
+    if name not in found.variables:
+        raise NotFoundError(f"execution {found.execution_id} has no variable '{name}'")
+    return {
+        "execution_id": found.execution_id,
+        "name": name,
+        **_variable(found.variables[name]),
+    }
+
+
+def _variable(value: Any) -> dict[str, Any]:
+    return {"value": value, "type": "user_defined", "source_step": None}
+
+
+async def _stream(request: HttpRequest, execution_id: str) -> Stream:
+    edge: Edge = edge_of(request)
+    known = _known_id(execution_id)
+    anchor = request.headers.get("last-event-id", "") or request.query_params.get(
+        "last_event_id", request.query_params.get("since_event_id", "")
+    )
+    after = int(anchor) if anchor.isdecimal() and anchor.isascii() else 0
+    if await edge.streams.is_over(known, after):
+        # Told so, a browser does not come back.
+        return Stream(_nothing(), status_code=HTTPStatus.NO_CONTENT)
+    return Stream(
+        edge.streams.frames(known, after),
+        media_type=EVENT_STREAM,
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+    )
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    nothing: tuple[bytes, ...] = ()
+    for chunk in nothing:
+        yield chunk
+
+
+def _known_id(text: str) -> str:
+    """An execution id of a path; what cannot be one is unknown."""
+    try:
+        return id_text(text, "execution id")
+    except InvalidError as error:
+        raise NotFoundError(f"execution {text[:40]!r} is not known") from error
+
+
+def _trace(request: HttpRequest) -> TraceBody:
+    headers = request.headers
+    return TraceBody(
+        traceparent=headers.get("traceparent", ""),
+        tracestate=headers.get("tracestate"),
+        baggage=headers.get("baggage"),
+    )
+
+
+ROUTES = (
+    execute, execute_batch, list_executions, cleanup, detail, events, stream, status,
+    cancellation_check, cancel, finalize, rerun, variables, variable,
+)  # fmt: skip

@@ -1,0 +1,180 @@
+"""Health, metrics, dashboard and the database for operators (§1.2, §1.12)."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from binascii import Error as Base64Error
+from http import HTTPStatus
+from typing import Any
+
+from litestar import Response, get, post
+from msgspec import Struct, field
+
+from noetl_worker.metrics import CONTENT_TYPE
+from noetl_worker.server.bodies import Value
+from noetl_worker.server.edge import Edge, HttpRequest, edge_of
+from noetl_worker.server.guards import check_token
+from state_builder.errors import InvalidError, NotFoundError, UnavailableError
+
+VALIDATED_TABLES = (
+    "resource", "catalog", "transient", "event", "credential", "runtime", "schedule",
+    "keychain",
+)  # fmt: skip
+
+
+class QueryBody(Struct, kw_only=True):
+    """``/api/postgres/execute``."""
+
+    query: str | None = None
+    query_base64: str | None = None
+    parameters: list[Value] = field(default_factory=list)
+    row_format: str = "object"
+
+
+@get("/health")
+async def liveness() -> dict[str, str]:
+    """The process serves; nothing else is looked at."""
+    return {"status": "ok"}
+
+
+@get("/api/health")
+async def health(request: HttpRequest) -> Response[dict[str, Any]]:
+    """Whether database and broker can be reached; 503 without the database."""
+    edge = edge_of(request)
+    try:
+        await edge.ports.tables.ping()
+        database = "connected"
+    except UnavailableError:
+        database = "disconnected"
+    ready = database == "connected"
+    uptime = edge.ports.clock.monotonic() - edge.started_at
+    body = {
+        "status": "ok" if ready else "unhealthy",
+        "database": database,
+        "nats": "connected" if edge.ports.connected() else "disconnected",
+        "uptime_seconds": round(uptime, 3),
+        "version": edge.settings.version,
+    }
+    status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+    return Response(body, status_code=status)
+
+
+@get("/metrics", include_in_schema=False)
+async def metrics(request: HttpRequest) -> Response[bytes]:
+    """Prometheus text."""
+    edge = edge_of(request)
+    if edge.settings.server.disable_metrics:
+        raise NotFoundError("metrics are switched off here")
+    return Response(edge.ports.metrics_page(), media_type=CONTENT_TYPE)
+
+
+@get("/api/pool/status")
+async def pool_status(request: HttpRequest) -> dict[str, Any]:
+    """The database's connection pool."""
+    return edge_of(request).ports.pool_status()
+
+
+@get("/api/dashboard/stats")
+async def dashboard_stats(request: HttpRequest) -> dict[str, Any]:
+    """Counts for the front page."""
+    edge = edge_of(request)
+    counts = await edge.ports.rows.counts()
+    stats = {
+        "total_executions": counts.total,
+        "successful_executions": counts.completed,
+        "failed_executions": counts.failed,
+        "cancelled_executions": counts.cancelled,
+        "running_executions": counts.running,
+        "total_playbooks": await _playbooks(edge),
+        "total_workers": len(await edge.ports.tables.runtimes(kind="worker_pool")),
+    }
+    return {
+        "status": "ok",
+        "stats": stats,
+        **{name: stats[name] for name in (
+            "total_executions", "successful_executions", "failed_executions",
+            "total_playbooks",
+        )},
+        "active_workflows": counts.running,
+    }  # fmt: skip
+
+
+@get("/api/dashboard/widgets")
+async def dashboard_widgets(request: HttpRequest) -> dict[str, Any]:
+    """The front page's widgets."""
+    counts = await edge_of(request).ports.rows.counts()
+    data = {
+        "running": counts.running,
+        "completed": counts.completed,
+        "failed": counts.failed,
+        "cancelled": counts.cancelled,
+    }
+    widget = {
+        "id": "executions",
+        "type": "counts",
+        "title": "Executions",
+        "config": {},
+        "data": data,
+    }
+    return {"widgets": [widget]}
+
+
+@post("/api/db/init", status_code=HTTPStatus.OK)
+async def init_database(request: HttpRequest) -> dict[str, Any]:
+    """Create or migrate the tables."""
+    version = await edge_of(request).ports.tables.apply_schema()
+    return {"status": "ok", "version": version, "message": f"schema version {version}"}
+
+
+@get("/api/db/validate")
+async def validate_database(request: HttpRequest) -> dict[str, Any]:
+    """Whether the tables are those this build needs."""
+    missing = await edge_of(request).ports.tables.missing()
+    absent = {name.partition(".")[0] for name in missing}
+    valid = not missing
+    return {
+        "status": "ok" if valid else "error",
+        "valid": valid,
+        "tables": [name for name in VALIDATED_TABLES if name not in absent],
+        "missing": missing,
+        "message": "complete" if valid else f"missing: {', '.join(missing)}",
+    }
+
+
+@post("/api/postgres/execute", status_code=HTTPStatus.OK)
+async def execute_sql(request: HttpRequest, data: QueryBody) -> dict[str, Any]:
+    """Run an operator's statement; refused statements are answered, not raised."""
+    edge = edge_of(request)
+    if not edge.settings.server.allow_sql:
+        check_token(edge, request.headers.get("authorization", ""))
+    try:
+        rows = await edge.ports.tables.query(_statement(data), data.parameters)
+    except UnavailableError:
+        raise
+    except InvalidError as error:
+        return {"status": "error", "result": [], "error": str(error)}
+    if data.row_format == "array":
+        return {"status": "ok", "result": [list(row.values()) for row in rows]}
+    return {"status": "ok", "result": rows}
+
+
+async def _playbooks(edge: Edge) -> int:
+    rows = await edge.ports.tables.catalog(kind="playbook")
+    return len({row.path for row in rows})
+
+
+def _statement(data: QueryBody) -> str:
+    if data.query:
+        return data.query
+    if not data.query_base64:
+        raise InvalidError("give 'query' or 'query_base64'")
+    try:
+        return b64decode(data.query_base64, validate=True).decode()
+    except (Base64Error, UnicodeDecodeError) as error:
+        raise InvalidError("query_base64 is no base64 of a text") from error
+
+
+ROUTES = (
+    liveness, health, metrics, pool_status, dashboard_stats, dashboard_widgets,
+    init_database, validate_database, execute_sql,
+)  # fmt: skip

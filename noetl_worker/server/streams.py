@@ -1,0 +1,133 @@
+"""Live streams: everything that happened in an execution, then what happens (SSE).
+
+One frame per event with ``id`` = event id, so a client that comes back names the last
+one it saw. A quiet stream carries a comment now and then; it ends after the terminal
+event. A reader that cannot keep up is told so in a comment and let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import structlog
+
+from noetl_worker.server.edge import EdgeSettings, ServerPorts
+from noetl_worker.server.history import History
+from noetl_worker.server.hub import Hub, Listener, Logged
+from noetl_worker.server.live import Live
+from noetl_worker.server.shapes import (
+    EventAnswer,
+    Facts,
+    event_of_log,
+    event_of_row,
+)
+from state_builder.errors import UnavailableError
+from state_builder.records import TERMINAL_STATUS, encode_json
+
+log = structlog.get_logger(__name__)
+
+RETRY_MS: Final = 1000
+HEARTBEAT: Final = b": heartbeat\n\n"
+
+
+class Streams:
+    """Opens live streams."""
+
+    def __init__(
+        self,
+        ports: ServerPorts,
+        settings: EdgeSettings,
+        live: Live,
+        history: History,
+        hub: Hub,
+    ) -> None:
+        self._ports = ports
+        self._heartbeat_s = settings.server.stream_heartbeat_s
+        self._live = live
+        self._history = history
+        self._hub = hub
+
+    async def is_over(self, execution_id: str, after: int) -> bool:
+        """Whether a client that saw ``after`` has seen the end.
+
+        Raises NotFoundError, UnavailableError.
+        """
+        await self._live.facts(execution_id)
+        if not after:
+            return False
+        status = await self._live.status(execution_id, "events")
+        return status.over and after >= int(status.last_event_id or 0)
+
+    async def frames(self, execution_id: str, after: int) -> AsyncIterator[bytes]:
+        """The stream of an execution after an event id; 0 for all of it."""
+        yield f"retry: {RETRY_MS}\n\n".encode()
+        try:
+            listener = await self._hub.join(execution_id)
+            try:
+                told = _Told(execution_id, await self._live.facts(execution_id), after)
+                async for frame in self._past(told):
+                    yield frame
+                async for frame in self._coming(told, listener):
+                    yield frame
+            finally:
+                self._hub.leave(listener)
+        except UnavailableError as error:
+            log.warning("stream.ended", execution_id=execution_id, reason=str(error))
+            yield f": unavailable, come back later: {_line(str(error))}\n\n".encode()
+
+    async def _past(self, told: _Told) -> AsyncIterator[bytes]:
+        until = await self._ports.log.info()
+        async for found in self._history.since(told.execution_id, told.last, until):
+            yield (
+                told.log(found)
+                if isinstance(found, Logged)
+                else told.row(event_of_row(found))
+            )
+
+    async def _coming(self, told: _Told, listener: Listener) -> AsyncIterator[bytes]:
+        while not told.over:
+            frames = []
+            for logged in listener.take():
+                # What history told already is in the listener's buffer too.
+                if logged.event_id > told.last and not told.over:
+                    frames.append(told.log(logged))
+            if frames:
+                yield b"".join(frames)
+            elif listener.closed:
+                yield f": closed ({listener.closed}), reconnect\n\n".encode()
+                return
+            elif not await listener.wait(self._heartbeat_s):
+                yield HEARTBEAT
+
+
+class _Told:
+    """How far a stream is, and its frames.
+
+    Attributes:
+        last: id of the last event told.
+        over: the terminal was told.
+    """
+
+    def __init__(self, execution_id: str, facts: Facts, after: int) -> None:
+        self.execution_id = execution_id
+        self.last = after
+        self.over = False
+        self._facts = facts
+
+    def log(self, logged: Logged) -> bytes:
+        """A frame straight from the log."""
+        answer = event_of_log(self.execution_id, logged, self._facts, self.last)
+        return self.row(answer)
+
+    def row(self, answer: EventAnswer) -> bytes:
+        """A frame."""
+        self.last = int(answer.event_id)
+        self.over = self.over or answer.event_type in TERMINAL_STATUS
+        head = f"id: {answer.event_id}\nevent: {_line(answer.event_type)}\ndata: "
+        return head.encode() + encode_json(answer) + b"\n\n"
+
+
+def _line(text: str) -> str:
+    """A text on one line, as a field of a frame must be."""
+    return " ".join(text.split())
