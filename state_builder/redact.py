@@ -24,46 +24,16 @@ SECRET_LENGTH_MIN: Final = 6
 """Shorter known values would hit ordinary words."""
 
 _NAMES: Final = frozenset(
-    [
-        "password",
-        "passwd",
-        "pwd",
-        "secret",
-        "token",
-        "bearer",
-        "api_key",
-        "apikey",
-        "access_token",
-        "refresh_token",
-        "auth_token",
-        "id_token",
-        "idtoken",
-        "authorization",
-        "credential",
-        "credentials",
-        "private_key",
-        "secret_key",
-        "client_secret",
-        "connection_string",
-        "db_password",
-        "aws_secret",
-        "gcp_key",
-        "azure_key",
-        "ssh_key",
-        "passphrase",
-        "pem",
-        "certificate",
-        "oauth",
-        "oauth_token",
-        "encryption_key",
-        "decrypt_key",
-        "master_key",
-        "keychain",
-        "api_secret",
-        "jwt",
-        "access_key",
-        "cookie",
-    ]
+    (
+        *("password", "passwd", "pwd", "db_password", "passphrase", "secret"),
+        *("token", "access_token", "refresh_token", "auth_token", "id_token"),
+        *("idtoken", "oauth_token", "oauth", "jwt", "bearer", "authorization"),
+        *("api_key", "apikey", "api_secret", "secret_key", "access_key"),
+        *("private_key", "ssh_key", "gcp_key", "azure_key", "encryption_key"),
+        *("decrypt_key", "master_key", "client_secret", "aws_secret", "pem"),
+        *("certificate", "credential", "credentials", "connection_string"),
+        *("keychain", "cookie"),
+    )
 )
 _WHOLE_NAMES: Final = frozenset({"auth", "cert"})
 _PREFIXES: Final = ("snowflake_", "auth0_")

@@ -8,9 +8,10 @@ environment or keeps state between calls other than pools of connections.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar
 
 from state_builder.records import JSON
 
@@ -98,27 +99,42 @@ class ToolResult:
     helpers: dict[str, JSON] = field(default_factory=dict)
 
 
-class Tool(Protocol):
-    """One kind (TL-INT-01).
+class Tool(ABC):
+    """One kind (TL-INT-01); one instance serves all calls of a worker.
 
     Attributes:
-        instant: the call never waits, so nothing watches its time.
+        kind: its name, exact and lower-case (TL-IDX-03).
+        instant: a call never waits, so nothing watches its time.
+        clamped: its time never exceeds the worker's limit (TL-LIM-01).
+        timeout_as: error kind and code of a call that ran out of time.
     """
 
-    kind: str
-    instant: bool
+    kind: ClassVar[str]
+    instant: ClassVar[bool] = False
+    clamped: ClassVar[bool] = False
+    timeout_as: ClassVar[tuple[str, str]] = ("timeout", "timeout")
 
-    def default_timeout_s(self, config: dict[str, JSON]) -> float | None:
-        """How long a call may run where nobody says so; None = the worker's limit."""
-
+    @abstractmethod
     def validate(self, config: dict[str, JSON]) -> dict[str, JSON]:
         """Canonical configuration: aliases resolved, numbers and booleans coerced.
 
         Pure. Raises ToolCallError of kind ``configuration`` that names the field.
         """
 
+    @abstractmethod
     async def run(self, config: dict[str, JSON], call: CallContext) -> ToolResult:
-        """Do it. Raises ToolCallError; cancelling stops all it started."""
+        """Do it; ``config`` is canonical and not written to.
 
-    async def close(self) -> None:
+        Raises ToolCallError; cancelling stops all it started.
+        """
+
+    def default_timeout_s(self, config: dict[str, JSON]) -> float | None:
+        """How long a call may run where nobody says so; None = the worker's limit."""
+        return None
+
+    def wants(self, config: dict[str, JSON]) -> frozenset[str]:
+        """``variables`` and ``workload``, where the call reads them (TL-PY-04)."""
+        return frozenset()
+
+    async def close(self) -> None:  # noqa: B027 - most kinds keep nothing
         """Give back what is kept between calls."""

@@ -6,10 +6,13 @@ from state_builder.errors import NoetlError
 from state_builder.records import JSON, ToolFailure
 
 KINDS = frozenset(
-    "not_found configuration template auth rate_limit client_error server_error "
-    "timeout connection db_error db_connection db_deadlock db_constraint db_timeout "
-    "process exception script io json missing_reference limit cancelled "
-    "max_iterations child_failed unknown".split()
+    (
+        *("not_found", "configuration", "template", "auth", "rate_limit"),
+        *("client_error", "server_error", "timeout", "connection", "db_error"),
+        *("db_connection", "db_deadlock", "db_constraint", "db_timeout", "process"),
+        *("exception", "script", "io", "json", "missing_reference", "limit"),
+        *("cancelled", "max_iterations", "child_failed", "unknown"),
+    )
 )
 """Every kind of tool error there is (TL-ERR-01)."""
 

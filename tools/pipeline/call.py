@@ -1,0 +1,210 @@
+"""One run of one tool: render, check, run within its time, and say what came of it."""
+
+from __future__ import annotations
+
+import anyio
+import structlog
+from msgspec import Struct
+
+from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.ports import Clock, Observer
+from state_builder.records import JSON, ToolFailure
+from state_builder.template import StepResult, render
+from tools.auth import check_auth, secret_values
+from tools.contract import CallContext, Tool, ToolLimits, ToolResult
+from tools.errors import ToolCallError, configuration
+from tools.pipeline.job import Job, Ran
+from tools.pipeline.names import iteration_input, variables_of
+from tools.pipeline.plan import Plan
+from tools.pipeline.variables import apply, evaluate
+from tools.registry import Registry
+
+log = structlog.get_logger()
+
+Fields = dict[str, JSON]
+
+
+class Caller(Struct, frozen=True, kw_only=True):
+    """Runs tools; what goes wrong is part of what they gave (TL-OUT-04)."""
+
+    registry: Registry
+    limits: ToolLimits
+    clock: Clock
+    observer: Observer
+
+    async def call(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Ran:
+        """Run a tool once and apply its ``set``; never raises but on cancellation."""
+        started = self.clock.monotonic()
+        try:
+            ran = await self._run(plan, job, base, attempt)
+            if plan.set:
+                _set(plan, ran, job, attempt)
+        except (ToolCallError, TemplateError, LimitExceededError) as error:
+            ran = failed(error, job.where(plan))
+        except Exception as error:
+            # A tool's own fault fails its step, not the worker.
+            log.exception("tool.crashed", tool_kind=plan.kind, step=job.command.step)
+            ran = _crashed(error)
+        seconds = self.clock.monotonic() - started
+        ran.duration_ms = round(seconds * 1000, 3)
+        self.observer.time(
+            "noetl_worker_dispatch_duration_seconds", seconds, tool_kind=plan.kind
+        )
+        if ran.error is not None:
+            self.observer.count(
+                "noetl_worker_dispatch_errors_total", tool_kind=plan.kind
+            )
+        return ran
+
+    async def _run(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Ran:
+        tool = self.registry.get(plan.kind)
+        config = self._configured(plan, tool, job, base, attempt)
+        limit = self._timeout_s(plan, tool, config, job)
+        call = self._context(plan, tool, config, job, attempt, limit)
+        if tool.instant:
+            return _ran(await tool.run(config, call))
+        result: ToolResult | None = None
+        with anyio.move_on_after(limit):
+            result = await tool.run(config, call)
+        if result is None:
+            kind, code = tool.timeout_as
+            text = f"Execution timed out after {limit:g} seconds"
+            raise ToolCallError(
+                ToolFailure(kind=kind, code=code, message=text, retryable=True)
+            )
+        return _ran(result)
+
+    def _configured(
+        self, plan: Plan, tool: Tool, job: Job, base: Fields, attempt: int
+    ) -> Fields:
+        """The kind's canonical configuration for this run (PB-048 to PB-050)."""
+        inputs = {**base, **plan.input} if base or plan.input else plan.input
+        literal = not inputs and not plan.texts and not job.has_iteration
+        if literal and plan.validated is not None:
+            return plan.validated
+        config = dict(plan.fields)
+        if not literal:
+            _render_into(config, plan, inputs, job, attempt)
+        check_auth(plan.kind, config)
+        job.secrets.update(secret_values(config))
+        validated = tool.validate(config)
+        if literal:
+            plan.validated = validated
+        return validated
+
+    def _timeout_s(self, plan: Plan, tool: Tool, config: Fields, job: Job) -> float:
+        """TL-LIM-01: tool, else step, else kind, else worker."""
+        if plan.timeout is not None:
+            limit = _seconds(_rendered("timeout", plan.timeout, job))
+        else:
+            limit = job.context.timeout_s or tool.default_timeout_s(config) or 0.0
+        limit = limit or self.limits.timeout_s
+        return min(limit, self.limits.timeout_s) if tool.clamped else limit
+
+    def _context(
+        self,
+        plan: Plan,
+        tool: Tool,
+        config: Fields,
+        job: Job,
+        attempt: int,
+        limit: float,
+    ) -> CallContext:
+        command = job.command
+        wanted = tool.wants(config)
+        return CallContext(
+            execution_id=command.execution_id,
+            command_id=command.command_id,
+            step=command.step,
+            label=plan.label,
+            attempt=attempt,
+            timeout_s=limit,
+            limits=self.limits,
+            path=command.path,
+            traceparent=command.trace.get("traceparent", ""),
+            variables=variables_of(job.scope) if "variables" in wanted else {},
+            workload=dict(job.scope.workload) if "workload" in wanted else {},
+        )
+
+
+def _render_into(
+    config: Fields, plan: Plan, inputs: Fields, job: Job, attempt: int
+) -> None:
+    """Input first, entries blind to each other; then the fields, which see it."""
+    scope = job.scope
+    scope.fixed = {}
+    scope.inputs = {}
+    job.name("_task", plan.label or job.command.step)
+    job.name("_attempt", attempt)
+    rendered = {
+        key: _rendered(f"input.{key}", value, job, data=True)
+        for key, value in inputs.items()
+    }
+    scope.inputs = rendered
+    entries = {**iteration_input(scope), **rendered}
+    if entries:
+        config["input"] = entries
+    for text in plan.texts:
+        config[text.key] = _rendered(text.key, text.value, job, data=text.data)
+
+
+def _rendered(key: str, value: JSON, job: Job, *, data: bool = False) -> JSON:
+    try:
+        return render(value, job.scope, data=data)
+    except TemplateError as error:
+        raise TemplateError(f"{key}: {error}") from error
+
+
+def _seconds(value: JSON) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if 0 < number < float("inf"):
+                return number
+    except ValueError:
+        pass
+    raise configuration(f"timeout must be a positive number of seconds, got {value!r}")
+
+
+def _set(plan: Plan, ran: Ran, job: Job, attempt: int) -> None:
+    """The tool's ``set`` after a success; ``output`` is its data (PB-203)."""
+    data = StepResult(ran.value, ran.form)
+    job.scope.fixed = {
+        "output": data,
+        "outcome": data,
+        "_attempt": attempt,
+        "_task": plan.label or job.command.step,
+    }
+    job.name(plan.label or job.command.step, data)
+    try:
+        values = evaluate(plan.set, job.scope)
+    except TemplateError as error:
+        raise TemplateError(f"set: {error}") from error
+    apply(values, job.scope, job.updates)
+
+
+def _ran(result: ToolResult) -> Ran:
+    return Ran(data=result.data, form=result.form, helpers=result.helpers)
+
+
+def failed(
+    error: ToolCallError | TemplateError | LimitExceededError, where: str
+) -> Ran:
+    """A run that ended in one of the errors a tool may end in (PB-423)."""
+    if isinstance(error, ToolCallError):
+        return Ran(
+            data=error.data,
+            form=error.form,
+            error=error.failure,
+            helpers=error.helpers,
+        )
+    if isinstance(error, TemplateError):
+        failure = ToolFailure(kind="template", message=f"{where}, {error}")
+    else:
+        failure = ToolFailure(kind="limit", code=error.limit, message=str(error))
+    return Ran(error=failure)
+
+
+def _crashed(error: Exception) -> Ran:
+    name = type(error).__name__
+    return Ran(error=ToolFailure(kind="unknown", code=name, message=f"{name}: {error}"))

@@ -1,0 +1,137 @@
+"""What belongs to one command while it runs: its names, its variables, its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from msgspec import Struct, field
+from msgspec.json import Decoder
+from msgspec.json import decode as decode_json
+
+from state_builder.ports import Command
+from state_builder.records import JSON, CommandContext, ToolFailure
+from state_builder.retry import RetryRule
+from state_builder.template import Scope, StepResult
+from tools.pipeline.names import names_of, scope_of
+from tools.pipeline.plan import Plan
+
+_decode_retry = Decoder(RetryRule).decode
+
+TIMINGS_MAX = 200
+"""Task runs of which the outcome tells the time (TL-TS-31)."""
+
+
+class Ran(Struct, kw_only=True):
+    """What one run of one tool gave (PB-100).
+
+    Attributes:
+        data: also of a failed run, where there is some.
+        form: how texts read ``data``.
+    """
+
+    data: JSON = None
+    form: str = "plain"
+    error: ToolFailure | None = None
+    helpers: dict[str, JSON] = field(default_factory=dict)
+    duration_ms: float = 0.0
+
+    @property
+    def value(self) -> JSON:
+        """The task's value: its data, or its error where it has none (PB-117)."""
+        if self.data is None and self.error is not None:
+            return {"error": error_map(self.error)}
+        return self.data
+
+
+def error_map(failure: ToolFailure) -> dict[str, JSON]:
+    """The error object texts and people see (TL-OUT-02)."""
+    result: dict[str, JSON] = {
+        "kind": failure.kind,
+        "code": failure.code,
+        "message": failure.message,
+        "retryable": failure.retryable,
+    }
+    if failure.status_code is not None:
+        result["status_code"] = result["status"] = failure.status_code
+    if failure.retry_after is not None:
+        result["retry_after"] = failure.retry_after
+    if failure.source:
+        result["source"] = failure.source
+    return result
+
+
+class Job:
+    """One command.
+
+    Attributes:
+        input: the step's own ``input``, unrendered.
+        retry: the step's ``retry``, for tasks without one.
+        updates: execution variables set so far, latest last.
+        secrets: values that must not leave the worker.
+        runs, duration_ms: tool runs so far, and their time together.
+        has_iteration: the command is an iteration of a loop.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        context: CommandContext,
+        functions: dict[str, Callable[..., JSON]],
+    ) -> None:
+        self.command = command
+        self.context = context
+        self.input: dict[str, JSON] = decode_json(context.args) if context.args else {}
+        self.retry = _decode_retry(context.retry) if context.retry else None
+        self.updates: dict[str, JSON] = {}
+        self.secrets: set[str] = set()
+        self.runs = 0
+        self.duration_ms = 0.0
+        self.timings: list[JSON] = []
+        self._functions = functions
+        self._names = names_of(context.render_context)
+        self.has_iteration = bool(self._names.iteration)
+        self._scope: Scope | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """The command's names; decoded on first use."""
+        if self._scope is None:
+            self._scope = scope_of(self.command, self._names, self._functions)
+        return self._scope
+
+    def where(self, plan: Plan) -> str:
+        """Which tool of which step, for an error's text."""
+        task = f", task '{plan.label}'" if plan.label else ""
+        return f"step '{self.command.step}'{task}"
+
+    def name(self, key: str, value: object) -> None:
+        """Give a run-time name a value (PB-450 row 3)."""
+        cast("dict[str, object]", self.scope.runtime)[key] = value
+
+    def note(self, label: str, attempt: int, ran: Ran) -> None:
+        """Count a run, and remember how long it took."""
+        self.runs += 1
+        self.duration_ms += ran.duration_ms
+        if label and len(self.timings) < TIMINGS_MAX:
+            self.timings.append(
+                {
+                    "task": label,
+                    "attempt": attempt,
+                    "status": "success" if ran.error is None else "error",
+                    "duration_ms": ran.duration_ms,
+                }
+            )
+
+
+def envelope(ran: Ran, attempt: int) -> StepResult:
+    """``output`` of policy rules (PB-100, PB-101)."""
+    value: dict[str, object] = {
+        "status": "success" if ran.error is None else "error",
+        "data": StepResult(ran.data, ran.form),
+        "ref": None,
+        "error": None if ran.error is None else error_map(ran.error),
+        **ran.helpers,
+        "meta": {"attempt": attempt, "duration_ms": ran.duration_ms},
+    }
+    return StepResult(cast("JSON", value), "outcome")

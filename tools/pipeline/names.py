@@ -1,0 +1,160 @@
+"""The names a command's texts may read, decoded when the first text asks.
+
+A command that renders nothing never decodes its context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, cast
+
+from msgspec import Raw, Struct
+from msgspec.json import Decoder
+from msgspec.json import decode as decode_json
+
+from state_builder.ports import Command
+from state_builder.records import JSON, CommandNames
+from state_builder.template import Iteration, Scope, StepResult, plain
+
+_decode_names = Decoder(CommandNames).decode
+_decode_results = Decoder(dict[str, Raw]).decode
+
+
+class IterationNames(Struct):
+    """``render_context.iteration`` as the drive writes it (PB-225, PB-252)."""
+
+    name: str = ""
+    value: object = None
+    index: int = 0
+    total: int = 0
+    frame: int | None = None
+    frame_max_rows: object = None
+    claim: bool = False
+
+
+class ResultNames(Struct):
+    """A member of ``render_context.steps`` as the drive writes it."""
+
+    form: str = "plain"
+    value: object = None
+    failed: bool = False
+    error: dict[str, object] | None = None
+
+
+_decode_iteration = Decoder(IterationNames).decode
+_decode_result = Decoder(ResultNames).decode
+
+
+class Results(Mapping[str, StepResult]):
+    """Step name → result, each decoded on first use."""
+
+    __slots__ = ("_raw", "_seen")
+
+    def __init__(self, raw: dict[str, Raw]) -> None:
+        self._raw = raw
+        self._seen: dict[str, StepResult] = {}
+
+    def __getitem__(self, name: str) -> StepResult:
+        found = self._seen.get(name)
+        if found is None:
+            found = self._seen[name] = _result(_decode_result(self._raw[name]))
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._raw
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+def _result(names: ResultNames) -> StepResult:
+    return StepResult(
+        value=cast("JSON", names.value),
+        form=names.form,
+        error=cast("dict[str, JSON] | None", names.error),
+        failed=names.failed,
+    )
+
+
+def names_of(context: Raw) -> CommandNames:
+    """A command's names, each row still raw."""
+    return _decode_names(context) if context else CommandNames()
+
+
+def scope_of(
+    command: Command, names: CommandNames, functions: dict[str, Callable[..., JSON]]
+) -> Scope:
+    """The scope of a command; its rows may be written to by its tasks alone."""
+    scope = Scope(
+        execution_id=command.execution_id,
+        fixed={},
+        inputs={},
+        runtime={},
+        iter_vars={},
+        args=_map(names.args),
+        overlay=_map(names.overlay),
+        ctx=_map(names.ctx),
+        results=Results(_decode_results(names.steps) if names.steps else {}),
+        workload=_map(names.workload),
+        weak={**_map(names.weak), **_own_names(command)},
+        event=_map(names.event),
+        functions=functions,
+    )
+    if names.iteration:
+        _enter_iteration(scope, _decode_iteration(names.iteration))
+    return scope
+
+
+def _map(raw: Raw) -> dict[str, JSON]:
+    found: dict[str, JSON] = decode_json(raw) if raw else {}
+    return found
+
+
+def _own_names(command: Command) -> dict[str, JSON]:
+    """What the worker knows of the command (TL-TPL-08, PB-462)."""
+    return {
+        "step": command.step,
+        "action": command.step,
+        "node_name": command.step,
+        "command_id": command.command_id,
+        "worker_id": command.worker_id,
+        "path": command.path,
+    }
+
+
+def _enter_iteration(scope: Scope, names: IterationNames) -> None:
+    runtime: dict[str, object] = {}
+    if names.frame is not None:
+        runtime["__frame"] = names.frame
+        runtime["__frame_max_rows"] = names.frame_max_rows
+    scope.runtime = runtime
+    if not names.claim:
+        scope.iteration = Iteration(
+            name=names.name,
+            value=cast("JSON", names.value),
+            index=names.index,
+            total=names.total,
+        )
+
+
+def iteration_input(scope: Scope) -> dict[str, JSON]:
+    """What an iteration adds to its tool's input (PB-050)."""
+    iteration = scope.iteration
+    if iteration is None:
+        return {}
+    return {iteration.name: plain(iteration.value), "loop_index": iteration.index}
+
+
+_ROWS: Final = ("weak", "workload", "results", "ctx", "overlay", "args", "runtime")
+
+
+def variables_of(scope: Scope) -> dict[str, JSON]:
+    """All names by value, the first row of PB-450 winning (TL-PY-04)."""
+    found: dict[str, JSON] = {"execution_id": scope.execution_id}
+    for row in _ROWS:
+        names: Mapping[str, object] = getattr(scope, row)
+        found.update({name: plain(names[name]) for name in names})
+    return {**found, **iteration_input(scope)}

@@ -1,0 +1,197 @@
+"""A command's tool configuration, taken apart once and kept by its text.
+
+Commands of one step carry the same bytes, so what can be known without names is found
+once: which fields hold templates, the rules, the waits. A plan is never written to.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Raw, Struct, ValidationError, convert, field
+from msgspec.json import decode as decode_json
+
+from state_builder.records import JSON
+from state_builder.retry import RetryRule
+from state_builder.template import is_template
+from tools.errors import configuration
+
+SEQUENCE: Final = "task_sequence"
+
+SEQUENCES_MAX: Final = 3
+"""Pipelines inside each other (TL-TS-32)."""
+
+PLANS_MAX: Final = 1_000
+
+ACTIONS: Final = frozenset({"continue", "retry", "jump", "break", "fail"})
+
+_OWNED: Final = frozenset(
+    (
+        *("kind", "label", "input", "set", "policy", "retry", "timeout"),
+        *("timeout_seconds", "output", "output_select", "sink", "tasks"),
+    )
+)
+"""Keys the runner uses itself; everything else belongs to the kind (PB-065)."""
+
+_DATA_FIELDS: Final = frozenset(
+    {"json", "payload", "data", "params", "form", "headers", "env"}
+)
+"""Fields that want a map or a list; as one text they are data positions (PB-413)."""
+
+
+class Rule(Struct, frozen=True, kw_only=True):
+    """One policy rule (PB-111); ``when`` None is an else. What is ``object`` is JSON.
+
+    Attributes:
+        set: ``ctx.…``/``iter.…`` key → value or template.
+        attempts, delay, max_delay, backoff: of ``retry``; numbers or templates.
+        to: of ``jump``; a label or a template.
+    """
+
+    when: str | bool | None = None
+    do: str = "continue"
+    set: dict[str, object] = field(default_factory=dict)
+    attempts: object = 3
+    delay: object = 1.0
+    backoff: object = "fixed"
+    max_delay: object = 60.0
+    to: object = None
+    message: object = None
+
+
+class Text(Struct, frozen=True):
+    """A field that holds templates; ``data`` marks a data position."""
+
+    key: str
+    value: JSON
+    data: bool
+
+
+class Plan(Struct, kw_only=True):
+    """One tool, ready to run.
+
+    Attributes:
+        label: the task's name in its pipeline; empty for a single tool.
+        fields: the kind's own fields without templates.
+        texts: the fields with templates, rendered for every run.
+        input: the tool's own ``input``.
+        set: ``ctx.x``, ``iter.x`` or bare ``x`` → value or template.
+        tasks: members of a ``task_sequence``, in order.
+        places: label → place in ``tasks``.
+        validated: the kind's canonical configuration, kept when nothing is rendered.
+    """
+
+    kind: str
+    label: str = ""
+    fields: dict[str, JSON] = field(default_factory=dict)
+    texts: tuple[Text, ...] = ()
+    input: dict[str, JSON] = field(default_factory=dict)
+    set: dict[str, JSON] = field(default_factory=dict)
+    policy: tuple[Rule, ...] = ()
+    retry: RetryRule | None = None
+    timeout: JSON = None
+    tasks: tuple[Plan, ...] = ()
+    places: dict[str, int] = field(default_factory=dict)
+    validated: dict[str, JSON] | None = None
+
+
+class Plans:
+    """Plans by the bytes of their configuration; the oldest go first."""
+
+    def __init__(self) -> None:
+        self._plans: dict[bytes, Plan] = {}
+
+    def get(self, raw: Raw) -> Plan:
+        """The plan of a ``tool_config``. Raises ToolCallError of ``configuration``."""
+        key = bytes(raw)
+        plan = self._plans.get(key)
+        if plan is None:
+            try:
+                plan = plan_of(decode_json(key))
+            except ValidationError as error:
+                raise configuration(f"the tool is not usable: {error}") from error
+            if len(self._plans) >= PLANS_MAX:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = plan
+        return plan
+
+
+def plan_of(config: dict[str, JSON], depth: int = 0) -> Plan:
+    """Take one tool apart. Raises ToolCallError and ValidationError."""
+    kind = config.get("kind")
+    if not isinstance(kind, str) or not kind:
+        raise configuration("the tool has no kind")
+    fields: dict[str, JSON] = {}
+    texts: list[Text] = []
+    for key, value in config.items():
+        if key in _OWNED:
+            continue
+        if _has_template(key, value):
+            data = isinstance(value, str) and _is_data(kind, key)
+            texts.append(Text(key, _code(value) if key == "code" else value, data))
+        else:
+            fields[key] = value
+    tasks = _tasks(config, depth) if kind == SEQUENCE else ()
+    retry = config.get("retry")
+    return Plan(
+        kind=kind,
+        label=convert(config.get("label", ""), str),
+        fields=fields,
+        texts=tuple(texts),
+        input=_map(config, "input"),
+        set=_map(config, "set"),
+        policy=tuple(convert(config.get("policy", []), list[Rule])),
+        retry=None if retry is None else convert(retry, RetryRule),
+        timeout=config.get("timeout_seconds", config.get("timeout")),
+        tasks=tasks,
+        places={task.label: place for place, task in enumerate(tasks)},
+    )
+
+
+def _map(config: dict[str, JSON], key: str) -> dict[str, JSON]:
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise configuration(f"{key} must be a map")
+    return value
+
+
+def _tasks(config: dict[str, JSON], depth: int) -> tuple[Plan, ...]:
+    """The members of a sequence, each with a label of its own (TL-TS-01)."""
+    if depth >= SEQUENCES_MAX:
+        raise configuration(f"task sequences nest more than {SEQUENCES_MAX} deep")
+    items = config.get("tasks")
+    if not isinstance(items, list) or not items:
+        raise configuration("a task sequence needs a list of tasks")
+    tasks: list[Plan] = []
+    for index, item in enumerate(items):
+        if not isinstance(item, dict) or not item.get("label"):
+            raise configuration(f"tasks[{index}] has no label")
+        if not item.get("kind"):
+            raise configuration(f"tasks[{index}] '{item['label']}' has no kind")
+        tasks.append(plan_of(item, depth + 1))
+    if len({task.label for task in tasks}) < len(tasks):
+        raise configuration("two tasks of a sequence have the same label")
+    return tuple(tasks)
+
+
+def _is_data(kind: str, key: str) -> bool:
+    return key in _DATA_FIELDS or (kind == "noop" and key == "result")
+
+
+def _has_template(key: str, value: JSON) -> bool:
+    if isinstance(value, str):
+        return "{{" in value if key == "code" else is_template(value)
+    if isinstance(value, dict):
+        return any(_has_template("", member) for member in value.values())
+    if isinstance(value, list):
+        return any(_has_template("", member) for member in value)
+    return False
+
+
+def _code(value: JSON) -> JSON:
+    """Code in which only expressions are templates; blocks are text (TL-PY-16)."""
+    if isinstance(value, str) and "{%" in value:
+        return value.replace("{%", "{{ '{%' }}")
+    return value

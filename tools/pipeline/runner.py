@@ -1,0 +1,156 @@
+"""The port ``ToolRunner``: from a command's bytes to the outcome that is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import cast
+
+from msgspec import DecodeError, EncodeError, Raw, ValidationError
+from msgspec.json import Decoder
+from msgspec.structs import replace
+
+from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.ports import Clock, Command, Observer
+from state_builder.records import (
+    JSON,
+    NOTHING,
+    CommandContext,
+    ToolFailure,
+    ToolOutcome,
+    encode_json,
+)
+from state_builder.redact import mask, mask_error
+from tools.contract import ToolLimits
+from tools.errors import ToolCallError
+from tools.pipeline.call import Caller
+from tools.pipeline.job import Job, Ran
+from tools.pipeline.plan import SEQUENCE, Plan, Plans
+from tools.pipeline.sequence import Walk, Walker
+from tools.registry import Registry
+
+ERROR_TEXT_MAX = 4096
+"""Characters of an error's message (TL-ERR-03)."""
+
+_KEPT_OF_SEQUENCE = ("stdout", "stderr", "exit_code")
+"""Helpers of a sequence: those of its last run (TL-TS-31)."""
+
+_decode_context = Decoder(CommandContext).decode
+
+
+class Runner:
+    """Runs commands; knows every kind of its registry."""
+
+    def __init__(
+        self, registry: Registry, limits: ToolLimits, clock: Clock, observer: Observer
+    ) -> None:
+        self._registry = registry
+        self._limits = limits
+        self._caller = Caller(
+            registry=registry, limits=limits, clock=clock, observer=observer
+        )
+        self._clock = clock
+        self._plans = Plans()
+        self._functions: dict[str, Callable[..., JSON]] = {
+            "now": self._now,
+            "token": _no_token,
+        }
+
+    async def run(self, command: Command) -> ToolOutcome:
+        """The command's outcome, scrubbed; raises nothing but cancellation."""
+        try:
+            context = _decode_context(command.context)
+            job = Job(command, context, self._functions)
+            plan = self._plans.get(context.tool_config)
+        except ToolCallError as error:
+            return _failure(error.failure)
+        except (ValidationError, DecodeError) as error:
+            text = f"step '{command.step}': the command cannot be read: {error}"
+            return _failure(ToolFailure(kind="configuration", message=text))
+        tasks = plan.tasks if plan.kind == SEQUENCE else (plan,)
+        walk = await Walker(self._caller, job).walk(tasks, {**job.input, **_own(plan)})
+        try:
+            return self._outcome(plan, walk, job)
+        except (LimitExceededError, EncodeError, OverflowError, TypeError) as error:
+            kind = "limit" if isinstance(error, LimitExceededError) else "json"
+            text = f"the result of step '{command.step}' cannot be reported: {error}"
+            return _failure(ToolFailure(kind=kind, message=text), runs=job.runs)
+
+    async def close(self) -> None:
+        """Stop children, close pools."""
+        await self._registry.close()
+
+    def _outcome(self, plan: Plan, walk: Walk, job: Job) -> ToolOutcome:
+        secrets = tuple(job.secrets)
+        data, form, helpers = _parts(plan, walk, job)
+        error = walk.failure or walk.absorbed
+        return ToolOutcome(
+            form=form,
+            failed=walk.failure is not None,
+            data=self._encoded(mask(data, secrets)),
+            error=None if error is None else _scrubbed(error, secrets),
+            updates=_object(mask(job.updates, secrets)),
+            helpers=_object(mask(helpers, secrets)),
+            runs=max(job.runs, 1),
+            duration_ms=round(job.duration_ms, 3),
+        )
+
+    def _encoded(self, data: JSON) -> Raw:
+        raw = encode_json(data)
+        limit = self._limits.result_bytes_max
+        if len(raw) > limit:
+            raise LimitExceededError(
+                "result_bytes_max",
+                f"{len(raw):,} bytes of JSON, at most {limit:,} are allowed",
+            )
+        return Raw(raw)
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock.now(), UTC).isoformat()
+
+
+def _own(plan: Plan) -> dict[str, JSON]:
+    """The input of a sequence as a whole lies under that of its tasks."""
+    return plan.input if plan.kind == SEQUENCE else {}
+
+
+def _parts(plan: Plan, walk: Walk, job: Job) -> tuple[JSON, str, dict[str, JSON]]:
+    """Data, its form, and helpers of a finished walk (PB-183, PB-184)."""
+    last = walk.last
+    if plan.kind != SEQUENCE:
+        return _single(walk, last)
+    helpers: dict[str, JSON] = {
+        key: last.helpers[key] for key in _KEPT_OF_SEQUENCE if key in last.helpers
+    }
+    helpers["meta"] = {"task_timings": job.timings}
+    if walk.failure is not None:
+        return walk.failure_data, "plain", helpers
+    return cast("JSON", walk.results), "pipeline", helpers
+
+
+def _single(walk: Walk, last: Ran) -> tuple[JSON, str, dict[str, JSON]]:
+    if walk.failure is None:
+        return last.value, last.form, last.helpers
+    return last.data, last.form, last.helpers
+
+
+def _object(value: JSON) -> Raw:
+    return Raw(encode_json(value)) if value else NOTHING
+
+
+def _scrubbed(error: ToolFailure, secrets: tuple[str, ...]) -> ToolFailure:
+    text = mask_error(error.message[:ERROR_TEXT_MAX], secrets)
+    return error if text == error.message else replace(error, message=text)
+
+
+def _failure(error: ToolFailure | None, runs: int = 1) -> ToolOutcome:
+    assert error is not None
+    return ToolOutcome(
+        failed=True, data=Raw(b"null"), error=_scrubbed(error, ()), runs=runs
+    )
+
+
+def _no_token(alias: str) -> JSON:
+    raise TemplateError(
+        f"token('{alias}'): no credential store is configured in this build"
+    )

@@ -1,0 +1,55 @@
+"""Variables a command sets: seen at once by its later texts, reported in order.
+
+Keys are ``ctx.x`` (the execution's), ``iter.x`` (this run of the step) or bare ``x``
+(this command); deeper keys set one member of a map (PB-202).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from state_builder.records import JSON
+from state_builder.template import Scope, plain, render
+
+Changes = dict[str, JSON]
+
+
+def evaluate(block: Changes, scope: Scope) -> Changes:
+    """All values of a block against the state before it (PB-201)."""
+    return {key: render(value, scope, data=True) for key, value in block.items()}
+
+
+def apply(values: Changes, scope: Scope, updates: Changes) -> None:
+    """Make values visible; what is durable goes to ``updates``, latest last."""
+    for key, value in values.items():
+        place, _, name = key.partition(".")
+        if name and place in ("ctx", "step"):
+            _set_variable(name, value, scope)
+            updates.pop(name, None)
+            updates[name] = value
+        elif name and place == "iter":
+            _assign(cast("Changes", scope.iter_vars), name, value)
+        else:
+            _assign(cast("Changes", scope.runtime), key, value)
+
+
+def _set_variable(name: str, value: JSON, scope: Scope) -> None:
+    """The token's own value of a variable gives way to the new one (PB-454)."""
+    root = name.partition(".")[0]
+    ctx = cast("Changes", scope.ctx)
+    overlay = cast("Changes", scope.overlay)
+    if root in overlay:
+        ctx[root] = plain(overlay.pop(root))
+    _assign(ctx, name, value)
+
+
+def _assign(target: Changes, name: str, value: JSON) -> None:
+    """Set a name or a member; maps on the way are copied, never shared."""
+    head, _, rest = name.partition(".")
+    if not rest:
+        target[head] = value
+        return
+    member = target.get(head)
+    inner: Changes = dict(member) if isinstance(member, dict) else {}
+    _assign(inner, rest, value)
+    target[head] = inner
