@@ -152,19 +152,29 @@ noetl_orchestrate_drive_total stage=dispatched,applied,empty,cas_lost,retry,cont
 noetl_lease_transitions_total kind=take,renew,lost outcome=ok,lost -- leases
 noetl_checkpoint_bytes_total -- bytes of snapshots written
 noetl_worker_pulls_total outcome=message,empty,error -- pulls of commands
-noetl_worker_claim_succeeded_total -- commands taken
 noetl_worker_claim_failed_total reason=terminal,superseded,unavailable -- commands not run after asking
 noetl_worker_claim_dead_lettered_total -- commands nobody can read
 noetl_worker_commands_redelivered_total -- commands delivered again
 noetl_worker_command_loop_reconnect_total reason -- pulls begun again
 noetl_worker_dispatch_errors_total tool_kind -- tools that failed
+noetl_worker_materializer_drained_total -- messages read
+noetl_worker_materializer_acked_total -- messages behind a committed position
+noetl_worker_materializer_projected_total -- events stored
+noetl_worker_materializer_duplicates_total -- events that were there already
+noetl_worker_materializer_ignored_total -- late facts, stored as IGNORED
+noetl_worker_materializer_cleaned_total -- messages with characters no column takes
+noetl_worker_materializer_quarantined_total -- events set apart
+noetl_worker_materializer_project_errors_total -- batches that failed
+noetl_events_materialized_total -- events stored
+noetl_projection_advanced_total -- executions brought up to date
 """  # noqa: E501 - a table, a line each
 
 _GAUGES = """
 noetl_bus_connected -- 1 while the broker answers
 noetl_bus_log_full -- 1 while the log refuses appends
 noetl_streams_open -- live streams of this server
-noetl_worker_concurrent_dispatches -- commands running now
+noetl_worker_nats_consumer_pending stream consumer -- messages not yet handled
+noetl_worker_nats_consumer_oldest_seconds stream consumer -- age of the first of them
 """
 
 _SECONDS_OF = """
