@@ -94,6 +94,10 @@ class Listener:
             raise SettingsError(f"the HTTP application on port {port} did not start")
         log.info("listener.closed", port=port)
 
+    def close(self) -> None:
+        """Give up the socket of a listener that was never run."""
+        self._socket.close()
+
     async def _end(self, stop: anyio.Event) -> None:
         await stop.wait()
         self._server.should_exit = True
