@@ -5,12 +5,13 @@ them; a materializer starts on empty tables and catches up. Figures: event rows 
 second, and CPU microseconds per event row and per step, of this process and of all of
 PostgreSQL's.
 
-    python -m bench.materializer [executions]
+    python -m bench.materializer [executions [messages per batch]]
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import resource
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import anyio
 import asyncpg
+import uvloop
 from msgspec import Raw
 
 from materializer.daemon import Materializer, MaterializerPorts, MaterializerSettings
@@ -87,7 +89,10 @@ def execution(number: int) -> list[Record]:
         workload=Raw(encode_json({"a": 1, "b": "two", "items": list(range(20))})),
     )
     start = Event(
-        type="playbook_started", at=at, status="STARTED", context=Raw(encode_json(genesis))
+        type="playbook_started",
+        at=at,
+        status="STARTED",
+        context=Raw(encode_json(genesis)),
     )
     records = [Record(execution_id=eid, events=[start])]
     exits: list[Event] = []
@@ -113,7 +118,9 @@ def execution(number: int) -> list[Record]:
         records.append(Record(execution_id=eid, events=passed, cause="1024"))
         records.append(Record(execution_id=eid, events=_answer(name, command_id, at)))
         exits = [Event(type="step.exit", at=at, step=name, visit=1, status="COMPLETED")]
-    end = Event(type="playbook.completed", at=at, status="COMPLETED", result=Raw(_RESULT))
+    end = Event(
+        type="playbook.completed", at=at, status="COMPLETED", result=Raw(_RESULT)
+    )
     records.append(Record(execution_id=eid, events=[*exits, end]))
     return records
 
@@ -121,7 +128,9 @@ def execution(number: int) -> list[Record]:
 def _answer(step: str, command_id: str, at: str) -> list[Event]:
     common = {"at": at, "step": step, "command_id": command_id, "worker_id": "worker-1"}
     return [
-        Event(type="command.started", status="STARTED", attempt=1, delivery=1, **common),
+        Event(
+            type="command.started", status="STARTED", attempt=1, delivery=1, **common
+        ),
         Event(
             type="call.done",
             kind="python",
@@ -202,7 +211,9 @@ def children_cpu_s(parent: int) -> float:
     return ticks / 100.0
 
 
-async def catch_up(full: FullLog, dsn: str, server: PgServer) -> dict[str, float]:
+async def catch_up(
+    full: FullLog, dsn: str, server: PgServer, batch_max: int
+) -> dict[str, float]:
     """Materialize all of the log; the figures."""
     async with Database(DatabaseSettings(dsn=dsn)) as database:
         await PostgresTables(database).apply_schema()
@@ -217,7 +228,7 @@ async def catch_up(full: FullLog, dsn: str, server: PgServer) -> dict[str, float
                 observer=Unobserved(),
                 settle=settle,
             ),
-            MaterializerSettings(lag_poll_s=3600.0),
+            MaterializerSettings(lag_poll_s=3600.0, batch_max=batch_max),
         )
         stop = anyio.Event()
         own = time.process_time()
@@ -226,7 +237,9 @@ async def catch_up(full: FullLog, dsn: str, server: PgServer) -> dict[str, float
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(materializer.run, stop)
             last = len(full.messages)
-            while materializer.position is None or materializer.position.sequence < last:
+            while (
+                materializer.position is None or materializer.position.sequence < last
+            ):
                 await anyio.sleep(0.01)
             seconds = time.monotonic() - begun
             own = time.process_time() - own
@@ -241,7 +254,8 @@ async def catch_up(full: FullLog, dsn: str, server: PgServer) -> dict[str, float
         "materializer.postgres_us_per_event_row": theirs * 1e6 / full.events,
         "materializer.python_us_per_step": own * 1e6 / steps,
         "materializer.postgres_us_per_step": theirs * 1e6 / steps,
-        "materializer.rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "materializer.rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / 1024,
     }
 
 
@@ -255,16 +269,24 @@ async def count_rows(dsn: str) -> int:
 
 def main() -> None:
     executions = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    batch_max = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     full = FullLog(executions)
+    # A materializer does not hold the log in memory: leave it out of collections.
+    gc.collect()
+    gc.freeze()
     for name in ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers"):
         OPTIONS.pop(name, None)
     server = PgServer()
     server.start()
     try:
-        figures = asyncio.run(catch_up(full, server.create_database(), server))
+        figures = uvloop.run(
+            catch_up(full, server.create_database(), server, batch_max)
+        )
     finally:
         server.remove()
-    print(json.dumps({name: round(value, 1) for name, value in figures.items()}, indent=1))
+    print(
+        json.dumps({name: round(value, 1) for name, value in figures.items()}, indent=1)
+    )
 
 
 if __name__ == "__main__":

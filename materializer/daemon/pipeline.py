@@ -18,6 +18,7 @@ from typing import NamedTuple
 import anyio
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from msgspec.structs import replace
 
 from materializer.errors import RowError
 from materializer.projection import Entry, Projected, Projector, decode_messages
@@ -180,7 +181,7 @@ class Pipeline:
         )
         data = encode_json(entry.event) if entry.event is not None else entry.data
         reason = str(error)[:_REASON_MAX]
-        apart = entry._replace(event=None, fault=reason, data=data)
+        apart = replace(entry, event=None, fault=reason, data=data)
         await self._store([apart], self._position)
 
     async def _store(

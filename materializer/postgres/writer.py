@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final
 
 import anyio
@@ -27,9 +28,11 @@ from state_builder.rows import (
     CommandRow,
     EventRow,
     ExecutionHead,
+    Micros,
     OpenCommand,
     Position,
     RowBatch,
+    micros_of,
 )
 
 _SESSION: Final = {
@@ -38,6 +41,7 @@ _SESSION: Final = {
     "plan_cache_mode": "force_generic_plan",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_seqscan": "off",
     "jit": "off",
 }
 
@@ -200,9 +204,13 @@ def _open_command(row: asyncpg.Record) -> OpenCommand:
         answer=row["answer"],
         parked=row["parked"],
         worker_id=row["worker_id"],
-        claimed_at=row["claimed_at"],
-        started_at=row["started_at"],
+        claimed_at=_micros(row["claimed_at"]),
+        started_at=_micros(row["started_at"]),
         error=row["error"],
         latest=row["latest_event_id"],
         previous=row["prev_event_id"],
     )
+
+
+def _micros(time: datetime | None) -> Micros | None:
+    return micros_of(time) if time is not None else None

@@ -7,13 +7,10 @@ soon as the report comes (RT-DRV-19).
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final
 
-from msgspec import Struct
-
 from state_builder.records import Event
-from state_builder.rows import OpenCommand
+from state_builder.rows import Micros, OpenCommand
 
 FACTS: Final = frozenset(
     {
@@ -32,19 +29,7 @@ FACTS: Final = frozenset(
 _FAILED_WORDS: Final = frozenset({"error", "failed", "timeout"})
 
 
-class Issue(Struct, frozen=True, kw_only=True):
-    """What a command is issued with, and keeps."""
-
-    created_at: datetime
-    pool: str | None
-    attempt: int
-    max_attempts: int
-    iter_index: int | None
-    context: bytes | None
-    meta: bytes | None
-
-
-def apply_fact(command: OpenCommand, event: Event, event_id: int, at: datetime) -> bool:
+def apply_fact(command: OpenCommand, event: Event, event_id: int, at: Micros) -> bool:
     """Move an open command on; False when the event meant nothing to it.
 
     A command with ``completed_at`` set is open no more.
@@ -56,7 +41,7 @@ def apply_fact(command: OpenCommand, event: Event, event_id: int, at: datetime) 
     return True
 
 
-def cancel(command: OpenCommand, event_id: int, at: datetime) -> None:
+def cancel(command: OpenCommand, event_id: int, at: Micros) -> None:
     """The execution ended first: nobody waits for the answer any more."""
     command.status = "CANCELLED"
     command.completed_at = at
@@ -64,7 +49,7 @@ def cancel(command: OpenCommand, event_id: int, at: datetime) -> None:
     command.latest = event_id
 
 
-def _claimed(command: OpenCommand, event: Event, at: datetime) -> bool:
+def _claimed(command: OpenCommand, event: Event, at: Micros) -> bool:
     if command.status == "PENDING":
         command.status = "CLAIMED"
     command.worker_id = event.worker_id or command.worker_id
@@ -72,24 +57,24 @@ def _claimed(command: OpenCommand, event: Event, at: datetime) -> bool:
     return True
 
 
-def _released(command: OpenCommand, event: Event, at: datetime) -> bool:
+def _released(command: OpenCommand, event: Event, at: Micros) -> bool:
     command.status = "PENDING"
     command.worker_id = None
     return True
 
 
-def _heard(command: OpenCommand, event: Event, at: datetime) -> bool:
+def _heard(command: OpenCommand, event: Event, at: Micros) -> bool:
     return True
 
 
-def _started(command: OpenCommand, event: Event, at: datetime) -> bool:
+def _started(command: OpenCommand, event: Event, at: Micros) -> bool:
     command.status = "RUNNING"
     command.worker_id = event.worker_id or command.worker_id
     command.started_at = command.started_at or at
     return True
 
 
-def _called(command: OpenCommand, event: Event, at: datetime) -> bool:
+def _called(command: OpenCommand, event: Event, at: Micros) -> bool:
     done = event.type == "call.done" and event.status != "FAILED"
     command.answer = "COMPLETED" if done else "FAILED"
     command.error = None if done else event.error or command.error
@@ -98,7 +83,7 @@ def _called(command: OpenCommand, event: Event, at: datetime) -> bool:
     return True
 
 
-def _completed(command: OpenCommand, event: Event, at: datetime) -> bool:
+def _completed(command: OpenCommand, event: Event, at: Micros) -> bool:
     if event.status in _FAILED_WORDS:
         return _failed(command, event, at)
     command.worker_id = event.worker_id or command.worker_id
@@ -114,14 +99,14 @@ def _completed(command: OpenCommand, event: Event, at: datetime) -> bool:
     return True
 
 
-def _failed(command: OpenCommand, event: Event, at: datetime) -> bool:
+def _failed(command: OpenCommand, event: Event, at: Micros) -> bool:
     command.worker_id = event.worker_id or command.worker_id
     command.error = event.error or command.error or event.code or None
     _finish(command, "FAILED", at)
     return True
 
 
-def _finish(command: OpenCommand, status: str, at: datetime) -> None:
+def _finish(command: OpenCommand, status: str, at: Micros) -> None:
     command.status = status
     command.completed_at = at
 

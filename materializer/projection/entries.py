@@ -9,15 +9,19 @@ original.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from state_builder.errors import RecordError
 from state_builder.ports import LogMessage
 from state_builder.records import Event, decode_append, encode_json
+from state_builder.rows import Micros
 
 _ID_MAX = 2**63 - 1
+_ZERO_UNIX_S = 946_684_800
+"""The zero of :data:`state_builder.rows.Micros` in Unix time."""
 
 # Every escape is matched, so that a backslash is never taken for the start of the next.
 _ESCAPES = re.compile(
@@ -29,7 +33,7 @@ _ESCAPES = re.compile(
 )
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True, gc=False):
     """One event and its place in the log.
 
     Attributes:
@@ -41,7 +45,7 @@ class Entry(NamedTuple):
 
     sequence: int
     idx: int
-    stored_at: datetime
+    stored_at: Micros
     execution_id: int
     cause: int | None
     event: Event | None
@@ -67,8 +71,8 @@ def decode_messages(messages: Iterable[LogMessage]) -> Decoded:
         if b"\\u0000" in data or b"\\ud" in data or b"\\uD" in data:
             data = _clean(data)
             cleaned += data != message.data
-        stored_at = datetime.fromtimestamp(message.stored_at, UTC)
-        entries += _entries(message.sequence, stored_at, data)
+        stored_at = int((message.stored_at - _ZERO_UNIX_S) * 1_000_000)
+        _add_entries(entries, message.sequence, stored_at, data)
     return Decoded(entries, cleaned)
 
 
@@ -86,24 +90,26 @@ def _clean(data: bytes) -> bytes:
     )
 
 
-def _entries(sequence: int, stored_at: datetime, data: bytes) -> Iterator[Entry]:
+def _add_entries(
+    entries: list[Entry], sequence: int, stored_at: Micros, data: bytes
+) -> None:
     try:
         append = decode_append(data)
     except RecordError as error:
-        yield Entry(sequence, -1, stored_at, 0, None, None, str(error), data)
+        fault = str(error)
+        entries.append(Entry(sequence, -1, stored_at, 0, None, None, fault, data))
         return
     idx = 0
     for record in append.records:
         execution_id = decimal_id(record.execution_id)
-        if execution_id is None:
-            fault = f"execution_id {record.execution_id[:40]!r} is no decimal id"
-            for event in record.events:
-                data = encode_json(event)
-                yield Entry(sequence, idx, stored_at, 0, None, None, fault, data)
-                idx += 1
-            continue
         cause = decimal_id(record.cause) if record.cause else None
         for event in record.events:
-            own = decimal_id(event.cause) if event.cause else cause
-            yield Entry(sequence, idx, stored_at, execution_id, own, event)
+            if execution_id is None:
+                fault = f"execution_id {record.execution_id[:40]!r} is no decimal id"
+                lost = encode_json(event)
+                entry = Entry(sequence, idx, stored_at, 0, None, None, fault, lost)
+            else:
+                own = decimal_id(event.cause) if event.cause else cause
+                entry = Entry(sequence, idx, stored_at, execution_id, own, event)
+            entries.append(entry)
             idx += 1

@@ -16,6 +16,7 @@ from state_builder.records import (
     Genesis,
     encode_json,
 )
+from state_builder.rows import Micros, micros_of
 
 IGNORED: Final = "IGNORED"
 
@@ -49,19 +50,34 @@ MAX_ATTEMPTS: Final = 3
 ERROR_TEXT_MAX: Final = 2000
 
 
-class _OutcomeHead(Struct):
+class _OutcomeHead(Struct, gc=False):
     """The parts of a tool's outcome that become columns."""
 
     data: Raw = NOTHING
     duration_ms: Raw = NOTHING
 
 
-class _Envelope(Struct, forbid_unknown_fields=True):
+class Envelope(Struct, forbid_unknown_fields=True):
     """A result as RT-ING-3 allows it."""
 
     status: str
     context: _OutcomeHead | None = None
     reference: Raw = NOTHING
+
+    def duration(self) -> float | None:
+        """Seconds the tool ran, where it says so."""
+        if self.context is None or not self.context.duration_ms:
+            return None
+        try:
+            return float(bytes(self.context.duration_ms)) / 1000.0
+        except ValueError:
+            return None
+
+    def output(self) -> bytes | None:
+        """The final value, or the reference that stands for it."""
+        if self.context is not None and self.context.data:
+            return bytes(self.context.data)
+        return bytes(self.reference) or None
 
 
 class _Parts(Struct):
@@ -72,7 +88,7 @@ class _Parts(Struct):
     max_attempts: int = MAX_ATTEMPTS
 
 
-class _HotMeta(Struct, kw_only=True, omit_defaults=True):
+class _HotMeta(Struct, omit_defaults=True):
     """Fields an event carries beside its meta, under their names in rows."""
 
     command_id: str = ""
@@ -94,22 +110,11 @@ class _HotMeta(Struct, kw_only=True, omit_defaults=True):
     ignored: str = ""
 
 
-class Result(Struct, frozen=True):
-    """What columns need of a result envelope.
-
-    Attributes:
-        output: the final value, or the reference that stands for it.
-        duration: seconds the tool ran.
-    """
-
-    output: bytes | None = None
-    duration: float | None = None
-
-
-_envelope = Decoder(_Envelope)
+_envelope = Decoder(Envelope)
 _parts = Decoder(_Parts)
+_PARTS: Final = (b'"stage_id"', b'"frame_id"', b'"max_attempts"')
+_NO_PARTS: Final = (None, None, MAX_ATTEMPTS)
 _genesis = Decoder(Genesis)
-_NO_RESULT = Result()
 
 
 def status_of(event: Event) -> str:
@@ -128,26 +133,18 @@ def status_of(event: Event) -> str:
     return "RUNNING"
 
 
-def result_of(event: Event) -> Result:
-    """Check the envelope and take what columns need.
+def envelope_of(event: Event) -> Envelope | None:
+    """The event's result, checked, with what becomes columns.
 
     Raises:
         ValueError: not an envelope; says what it lacks.
     """
-    if not event.result:
-        return _NO_RESULT
     try:
-        envelope = _envelope.decode(event.result)
+        return _envelope.decode(event.result) if event.result else None
     except (ValidationError, DecodeError) as error:
         raise ValueError(
             f"result is not {{status, context?, reference?}}: {error}"
         ) from error
-    output = bytes(envelope.reference) or None
-    duration = None
-    if envelope.context is not None:
-        output = bytes(envelope.context.data) or output
-        duration = _seconds(envelope.context.duration_ms)
-    return Result(output, duration)
 
 
 def genesis_of(event: Event) -> Genesis:
@@ -162,30 +159,29 @@ def genesis_of(event: Event) -> Genesis:
         raise ValueError(f"{GENESIS} context: {error}") from error
 
 
-def time_of(event: Event, stored_at: datetime) -> datetime:
-    """The emitter's time; the log's where that is absent or unreadable."""
+def time_of(at: str) -> Micros | None:
+    """The emitter's time; None where that is absent or unreadable."""
     try:
-        found = datetime.fromisoformat(event.at)
+        found = datetime.fromisoformat(at)
     except ValueError:
-        return stored_at
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+        return None
+    return micros_of(found if found.tzinfo is not None else found.replace(tzinfo=UTC))
 
 
-def parts_of(event: Event) -> tuple[str | None, str | None, int]:
-    """Stage, frame and most attempts, where the event's meta names them."""
-    meta = event.meta
-    if not meta or (b"_id" not in bytes(meta) and b"max_attempts" not in bytes(meta)):
-        return None, None, MAX_ATTEMPTS
+def parts_of(meta: bytes) -> tuple[str | None, str | None, int]:
+    """Stage, frame and most attempts, where the event's own meta names them."""
+    if not meta or not any(name in meta for name in _PARTS):
+        return _NO_PARTS
     try:
         parts = _parts.decode(meta)
     except (ValidationError, DecodeError):
         # Meta is anybody's: what has other types there is kept as it is, in meta.
-        return None, None, MAX_ATTEMPTS
+        return _NO_PARTS
     return parts.stage_id, parts.frame_id, parts.max_attempts
 
 
-def meta_of(event: Event, issued: int, ignored: str) -> bytes | None:
-    """The event's own meta and its other fields in one object.
+def meta_of(event: Event, own: bytes, issued: int, ignored: str) -> bytes | None:
+    """The event's ``own`` meta and its other fields in one object.
 
     ``issued`` is the id of the ``command.issued`` it belongs to, 0 when unknown; a
     command names step and tool as well. Own fields win over those of the same name.
@@ -194,28 +190,27 @@ def meta_of(event: Event, issued: int, ignored: str) -> bytes | None:
     number = event.iteration.isdecimal()
     hot = encode_json(
         _HotMeta(
-            command_id=event.command_id,
-            command_event_id=str(issued) if issued else "",
-            step=event.step if is_command else "",
-            tool_kind=event.kind if is_command else "",
-            attempt=event.attempt,
-            delivery=event.delivery,
-            visit=event.visit,
-            iteration_index=int(event.iteration) if number else None,
-            iteration="" if number else event.iteration,
-            worker_id=event.worker_id,
-            pool=event.pool,
-            pending_callback=event.pending,
-            child_execution_id=event.child,
-            timer=event.timer,
-            due_at=event.due,
-            code=event.code,
-            ignored=ignored,
+            event.command_id,
+            str(issued) if issued else "",
+            event.step if is_command else "",
+            event.kind if is_command else "",
+            event.attempt,
+            event.delivery,
+            event.visit,
+            int(event.iteration) if number else None,
+            "" if number else event.iteration,
+            event.worker_id,
+            event.pool,
+            event.pending,
+            event.child,
+            event.timer,
+            event.due,
+            event.code,
+            ignored,
         )
     )
-    if not event.meta:
+    if not own:
         return hot if hot != b"{}" else None
-    own = bytes(event.meta)
     if not own.startswith(b"{"):
         own = b'{"value":' + own + b"}"
     if hot == b"{}":
@@ -228,10 +223,3 @@ def meta_of(event: Event, issued: int, ignored: str) -> bytes | None:
 def iteration_index(event: Event) -> int | None:
     """The loop index, where the iteration is one."""
     return int(event.iteration) if event.iteration.isdecimal() else None
-
-
-def _seconds(duration_ms: Raw) -> float | None:
-    try:
-        return float(bytes(duration_ms)) / 1000.0
-    except ValueError:
-        return None

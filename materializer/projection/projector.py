@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
+from materializer.projection.building import Touched
 from materializer.projection.entries import Entry
-from materializer.projection.turn import Projected, Touched, Turn
+from materializer.projection.turn import Projected, Turn
 from state_builder.rows import ExecutionHead, Position
 
 

@@ -7,35 +7,33 @@ stands at the end (RT-PRJ-1, RT-PRJ-2).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Final, NamedTuple
 
-from msgspec import Struct, field
-
-from materializer.projection.commands import FACTS, Issue, apply_fact, cancel
+from materializer.projection.building import (
+    Seen,
+    Touched,
+    command_change,
+    command_row,
+    event_row,
+    execution_change,
+    execution_row,
+    issue_of,
+)
+from materializer.projection.commands import FACTS, apply_fact, cancel
 from materializer.projection.entries import Entry, decimal_id
 from materializer.projection.fields import (
     ERROR_TEXT_MAX,
-    IGNORED,
-    Result,
+    envelope_of,
     genesis_of,
-    iteration_index,
-    meta_of,
-    parts_of,
-    result_of,
-    status_of,
     time_of,
 )
-from state_builder.chain import ChainHead, Link, link
+from state_builder.chain import ChainHead, link
 from state_builder.ids import event_id as make_event_id
 from state_builder.records import GENESIS, TERMINAL_STATUS, Event, Genesis, encode_json
 from state_builder.rows import (
-    CommandChange,
-    CommandRow,
     EventRow,
-    ExecutionChange,
     ExecutionHead,
-    ExecutionRow,
+    Micros,
     OpenCommand,
     Position,
     QuarantineRow,
@@ -43,6 +41,8 @@ from state_builder.rows import (
 )
 
 _QUARANTINED: Final = frozenset({"orphan", "second_terminal"})
+_BEGINS: Final = frozenset({"step.enter", "step.skipped"})
+_ENDS: Final = frozenset({"step.exit", "step.skipped"})
 
 
 class Projected(NamedTuple):
@@ -58,22 +58,6 @@ class Projected(NamedTuple):
     ignored: int
 
 
-class Touched(Struct, kw_only=True):
-    """What a batch does to one execution; ``genesis`` when it begins in it."""
-
-    head: ExecutionHead
-    open_before: int
-    stored_at: datetime
-    genesis: Genesis | None = None
-    start_time: datetime | None = None
-    end_time: datetime | None = None
-    result: bytes | None = None
-    error: str | None = None
-    moved: bool = False
-    issued: dict[str, Issue] = field(default_factory=dict)
-    commands: dict[str, OpenCommand] = field(default_factory=dict)
-
-
 class Turn:
     """Takes the entries of a batch in log order."""
 
@@ -85,12 +69,14 @@ class Turn:
         self._quarantined: list[QuarantineRow] = []
         self._repeated = 0
         self._ignored = 0
+        self._at_text = ""
+        self._at: Micros | None = None
 
     def take(self, entry: Entry) -> None:
         """Add what one entry becomes."""
         event = entry.event
         if event is None:
-            self._set_apart(entry, entry.fault, None)
+            self._set_apart(entry, entry.fault)
             return
         event_id = make_event_id(self._generation, entry.sequence, entry.idx)
         touched = self.touched.get(entry.execution_id) or self._touch(entry)
@@ -99,56 +85,48 @@ class Turn:
             self._repeated += 1
             return
         try:
-            result = result_of(event)
+            envelope = envelope_of(event)
             genesis = None
             if event.type == GENESIS and not chain.count:
                 genesis = _begin(touched.head, event)
         except ValueError as error:
-            self._set_apart(entry, str(error), event_id)
+            self._set_apart(entry, str(error))
             return
         found = link(chain, event_id, event.type)
         if found.verdict in _QUARANTINED:
-            self._set_apart(entry, found.verdict, event_id)
+            self._set_apart(entry, found.verdict)
             return
+        at = self._time(event.at, entry.stored_at)
         if genesis is not None:
             touched.genesis = genesis
-            touched.start_time = time_of(event, entry.stored_at)
-        touched.moved = True
-        self._add(entry, event, event_id, touched, found, result)
+            touched.start_time = at
+        command = touched.head.commands.get(event.command_id)
+        seen = Seen(
+            entry, event, event_id, found.previous, at, envelope, command, found.verdict
+        )
+        self._add(seen, touched)
 
     def finish(self, after: Position, position: Position) -> Projected:
         """All rows of the batch."""
-        commands: list[CommandRow] = []
-        command_changes: list[CommandChange] = []
-        executions: list[ExecutionRow] = []
-        execution_changes: list[ExecutionChange] = []
+        batch = RowBatch(
+            self._events, [], [], [], [], self._quarantined, after, position
+        )
         for execution_id, touched in self.touched.items():
             for command_id, command in touched.commands.items():
                 issue = touched.issued.get(command_id)
                 if issue is None:
-                    command_changes.append(
-                        _command_change(execution_id, command_id, command, touched)
+                    batch.command_changes.append(
+                        command_change(execution_id, command_id, command, touched)
                     )
                 else:
-                    commands.append(
-                        _command_row(execution_id, command_id, command, issue, touched)
+                    batch.commands.append(
+                        command_row(execution_id, command_id, command, issue, touched)
                     )
             if touched.genesis is not None:
-                executions.append(
-                    _execution_row(execution_id, touched, touched.genesis)
-                )
+                row = execution_row(execution_id, touched, touched.genesis)
+                batch.executions.append(row)
             elif touched.moved:
-                execution_changes.append(_execution_change(execution_id, touched))
-        batch = RowBatch(
-            self._events,
-            commands,
-            command_changes,
-            executions,
-            execution_changes,
-            self._quarantined,
-            after,
-            position,
-        )
+                batch.execution_changes.append(execution_change(execution_id, touched))
         return Projected(batch, self._repeated, self._ignored)
 
     def _touch(self, entry: Entry) -> Touched:
@@ -168,112 +146,64 @@ class Turn:
         self.touched[entry.execution_id] = touched
         return touched
 
-    def _set_apart(self, entry: Entry, reason: str, event_id: int | None) -> None:
-        payload = entry.data if entry.event is None else encode_json(entry.event)
+    def _set_apart(self, entry: Entry, reason: str) -> None:
+        generation, sequence, idx = self._generation, entry.sequence, entry.idx
         self._quarantined.append(
             QuarantineRow(
-                self._generation,
-                entry.sequence,
-                entry.idx,
+                generation,
+                sequence,
+                idx,
                 entry.execution_id or None,
-                event_id,
+                make_event_id(generation, sequence, idx) if idx >= 0 else None,
                 reason,
-                payload,
+                entry.data if entry.event is None else encode_json(entry.event),
             )
         )
 
-    def _add(
-        self,
-        entry: Entry,
-        event: Event,
-        event_id: int,
-        touched: Touched,
-        found: Link,
-        result: Result,
-    ) -> None:
-        head = touched.head
-        at = time_of(event, entry.stored_at)
-        command = head.commands.get(event.command_id) if event.command_id else None
-        ignored = found.verdict or self._effect(event, event_id, touched, command, at)
-        self._ignored += bool(ignored)
-        if event.type in TERMINAL_STATUS and not ignored:
-            _end(touched, event, event_id, at, result)
-        issued = command.issued if command is not None else 0
-        cause = entry.cause
-        if cause is None and issued:
-            cause = issued
-        if event.step:
-            node_id = node_name = event.step
-            node_type = event.kind or (command.kind if command is not None else None)
+    def _time(self, at: str, stored_at: Micros) -> Micros:
+        # The events of a record mostly carry one time.
+        if at != self._at_text:
+            self._at_text, self._at = at, time_of(at)
+        return stored_at if self._at is None else self._at
+
+    def _add(self, seen: Seen, touched: Touched) -> None:
+        head, event = touched.head, seen.event
+        seen.ignored = seen.ignored or self._effect(seen, touched)
+        row, max_attempts = event_row(seen, head)
+        self._events.append(row)
+        if seen.ignored:
+            self._ignored += 1
+        elif event.type in TERMINAL_STATUS:
+            _end(seen, touched)
+        elif event.type == "command.issued":
+            touched.issued[event.command_id] = issue_of(seen, row, max_attempts)
         else:
-            node_id, node_name, node_type = "playbook", head.path, "execution"
-        context = bytes(event.context) or None
-        meta = meta_of(event, issued, ignored)
-        stage_id, frame_id, max_attempts = parts_of(event)
-        self._events.append(
-            EventRow(
-                entry.execution_id,
-                event_id,
-                head.catalog_id,
-                event.type,
-                IGNORED if ignored else status_of(event),
-                node_id,
-                node_name,
-                node_type,
-                cause,
-                found.previous or None,
-                head.parent_execution_id,
-                event.command_id or None,
-                stage_id,
-                frame_id,
-                context,
-                bytes(event.result) or None,
-                meta,
-                event.error[:ERROR_TEXT_MAX] or None,
-                event.worker_id or None,
-                result.duration,
-                at,
-                entry.stored_at,
-            )
-        )
-        if event.type == "command.issued" and not ignored:
-            touched.issued[event.command_id] = Issue(
-                created_at=at,
-                pool=event.pool or None,
-                attempt=event.attempt or 1,
-                max_attempts=max_attempts,
-                iter_index=iteration_index(event),
-                context=context,
-                meta=meta,
-            )
-        touched.stored_at = entry.stored_at
+            head.steps_known += event.type in _BEGINS
+            head.steps_done += event.type in _ENDS
+        touched.moved = True
+        touched.stored_at = seen.entry.stored_at
         head.last_event_type = event.type
-        head.last_node_name = node_name
+        head.last_node_name = row.node_name
 
-    def _effect(
-        self,
-        event: Event,
-        event_id: int,
-        touched: Touched,
-        command: OpenCommand | None,
-        at: datetime,
-    ) -> str:
+    def _effect(self, seen: Seen, touched: Touched) -> str:
         """What the event does to a command; empty, or why it does nothing."""
+        event = seen.event
         if event.type == "command.issued":
-            if command is not None:
+            if seen.command is not None:
                 return "command_known"
-            issued = OpenCommand(
-                issued=event_id,
+            begun = OpenCommand(
+                issued=seen.event_id,
                 step=event.step,
                 kind=event.kind or None,
-                latest=event_id,
+                latest=seen.event_id,
             )
-            touched.head.commands[event.command_id] = issued
-            touched.commands[event.command_id] = issued
+            touched.head.commands[event.command_id] = begun
+            touched.commands[event.command_id] = begun
             return ""
         if event.type not in FACTS:
             return ""
-        if command is None or not apply_fact(command, event, event_id, at):
+        command = seen.command
+        if command is None or not apply_fact(command, event, seen.event_id, seen.at):
             return "command_not_open"
         touched.commands[event.command_id] = command
         if command.completed_at is not None:
@@ -293,122 +223,12 @@ def _begin(head: ExecutionHead, event: Event) -> Genesis:
     return genesis
 
 
-def _end(
-    touched: Touched, event: Event, event_id: int, at: datetime, result: Result
-) -> None:
-    touched.end_time = at
-    touched.result = result.output
-    touched.error = event.error[:ERROR_TEXT_MAX] or None
+def _end(seen: Seen, touched: Touched) -> None:
+    """The execution is over, and nobody waits for its commands any more."""
+    touched.end_time = seen.at
+    touched.result = seen.envelope.output() if seen.envelope is not None else None
+    touched.error = seen.event.error[:ERROR_TEXT_MAX] or None
     for command_id, command in touched.head.commands.items():
-        cancel(command, event_id, at)
+        cancel(command, seen.event_id, seen.at)
         touched.commands[command_id] = command
     touched.head.commands.clear()
-
-
-def _command_row(
-    execution_id: int,
-    command_id: str,
-    command: OpenCommand,
-    issue: Issue,
-    touched: Touched,
-) -> CommandRow:
-    head = touched.head
-    return CommandRow(
-        execution_id,
-        command_id,
-        command.issued,
-        head.catalog_id,
-        head.parent_execution_id,
-        head.parent_command_id,
-        command.step,
-        command.kind,
-        issue.pool,
-        command.status,
-        command.answer,
-        command.parked,
-        command.worker_id,
-        command.claimed_at,
-        command.started_at,
-        command.completed_at,
-        issue.attempt,
-        issue.max_attempts,
-        issue.iter_index,
-        issue.context,
-        issue.meta,
-        _text(command.error),
-        command.latest,
-        command.previous,
-        issue.created_at,
-        touched.stored_at,
-    )
-
-
-def _command_change(
-    execution_id: int, command_id: str, command: OpenCommand, touched: Touched
-) -> CommandChange:
-    return CommandChange(
-        execution_id,
-        command_id,
-        command.status,
-        command.answer,
-        command.parked,
-        command.worker_id,
-        command.claimed_at,
-        command.started_at,
-        command.completed_at,
-        _text(command.error),
-        command.latest,
-        command.previous,
-        touched.stored_at,
-    )
-
-
-def _execution_row(
-    execution_id: int, touched: Touched, genesis: Genesis
-) -> ExecutionRow:
-    head = touched.head
-    assert touched.start_time is not None
-    return ExecutionRow(
-        execution_id,
-        head.catalog_id,
-        head.path,
-        genesis.version,
-        head.parent_execution_id,
-        head.parent_command_id,
-        head.chain.terminal or "RUNNING",
-        genesis.pool,
-        head.chain.event_id,
-        head.last_event_type,
-        head.last_node_name,
-        head.chain.count,
-        head.steps_known,
-        head.steps_done,
-        touched.start_time,
-        touched.end_time,
-        touched.result,
-        touched.error,
-        bytes(genesis.workload) or None,
-        touched.stored_at,
-    )
-
-
-def _execution_change(execution_id: int, touched: Touched) -> ExecutionChange:
-    head = touched.head
-    return ExecutionChange(
-        execution_id,
-        head.chain.terminal or "RUNNING",
-        head.chain.event_id,
-        head.last_event_type,
-        head.last_node_name,
-        head.chain.count,
-        head.steps_known,
-        head.steps_done,
-        touched.end_time,
-        touched.result,
-        touched.error,
-        touched.stored_at,
-    )
-
-
-def _text(error: str | None) -> str | None:
-    return error[:ERROR_TEXT_MAX] if error else None

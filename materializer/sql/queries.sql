@@ -71,17 +71,17 @@ WHERE execution_id = ANY ($1::BIGINT[]) AND status IN ('PENDING', 'CLAIMED', 'RU
 -- name: incoming_events
 CREATE TEMPORARY TABLE incoming_event ON COMMIT DROP AS
 SELECT execution_id, event_id, catalog_id, event_type, status, node_id, node_name,
-       node_type, parent_event_id, prev_event_id, parent_execution_id, command_id,
-       stage_id, frame_id, context, result, meta, error, worker_id, duration,
-       created_at, ingest_time
+       node_type, parent_event_id, causation_id, prev_event_id, parent_execution_id,
+       command_id, stage_id, frame_id, context, result, meta, error, worker_id,
+       duration, created_at, event_time, ingest_time
 FROM noetl.event WITH NO DATA;
 
 -- name: merge_events
 INSERT INTO noetl.event (
     execution_id, event_id, catalog_id, event_type, status, node_id, node_name,
-    node_type, parent_event_id, prev_event_id, parent_execution_id, command_id,
-    stage_id, frame_id, context, result, meta, error, worker_id, duration,
-    created_at, ingest_time
+    node_type, parent_event_id, causation_id, prev_event_id, parent_execution_id,
+    command_id, stage_id, frame_id, context, result, meta, error, worker_id, duration,
+    created_at, event_time, ingest_time
 )
 SELECT * FROM incoming_event
 ON CONFLICT (execution_id, event_id) DO NOTHING;
@@ -132,16 +132,22 @@ WHERE known.execution_id = new.execution_id AND known.command_id = new.command_i
 INSERT INTO noetl.execution AS known (
     execution_id, catalog_id, path, version, parent_execution_id, parent_command_id,
     status, pool, head_event_id, last_event_type, last_node_name, event_count,
-    steps_known, steps_done, start_time, end_time, result, error, workload, updated_at
+    steps_known, steps_done, start_time, end_time, result, error, workload, updated_at,
+    last_event_id
 )
-SELECT * FROM unnest(
+SELECT new.*, new.head_event_id FROM unnest(
     $1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::INT[], $5::BIGINT[], $6::TEXT[],
     $7::TEXT[], $8::TEXT[], $9::BIGINT[], $10::TEXT[], $11::TEXT[], $12::BIGINT[],
     $13::INT[], $14::INT[], $15::TIMESTAMPTZ[], $16::TIMESTAMPTZ[], $17::JSONB[],
     $18::TEXT[], $19::JSONB[], $20::TIMESTAMPTZ[]
+) AS new (
+    execution_id, catalog_id, path, version, parent_execution_id, parent_command_id,
+    status, pool, head_event_id, last_event_type, last_node_name, event_count,
+    steps_known, steps_done, start_time, end_time, result, error, workload, updated_at
 )
 ON CONFLICT (execution_id) DO UPDATE SET
     status = excluded.status, head_event_id = excluded.head_event_id,
+    last_event_id = excluded.head_event_id,
     last_event_type = excluded.last_event_type,
     last_node_name = excluded.last_node_name, event_count = excluded.event_count,
     steps_known = excluded.steps_known, steps_done = excluded.steps_done,
@@ -152,7 +158,7 @@ WHERE known.head_event_id < excluded.head_event_id;
 -- name: change_executions
 UPDATE noetl.execution AS known SET
     status = new.status, head_event_id = new.head_event_id,
-    last_event_type = new.last_event_type, last_node_name = new.last_node_name,
+    last_event_id = new.head_event_id, last_event_type = new.last_event_type, last_node_name = new.last_node_name,
     event_count = new.event_count, steps_known = new.steps_known,
     steps_done = new.steps_done,
     end_time = coalesce(new.end_time, known.end_time),
