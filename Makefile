@@ -43,6 +43,7 @@ check: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/noetl settings --markdown > charts/noetl-worker/SETTINGS.md
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m bench --sync $(SYNC) $(if $(ONLY),--only $(ONLY))

@@ -6,6 +6,8 @@ questions about a state. Nothing here changes a state or makes an event.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec import Struct
 
 from state_builder.binding import Needs
@@ -142,13 +144,19 @@ def _rendered(block: dict[str, JSON], scope: Scope, where: str) -> dict[str, JSO
 
 
 def may_enter(plan: Plan, state: State, name: str) -> bool:
-    """May the token-holding step be entered now (PB-521, PB-522)?"""
-    step = state.steps[name]
-    if step.active is not None:
+    """May the token-holding step be entered now (PB-521)?"""
+    if state.steps[name].active is not None:
         return False
-    if name in plan.one_origin:
-        return True
-    oldest = step.tokens[0].order
+    return name in plan.one_origin or next(_blocking(plan, state, name), None) is None
+
+
+def blockers(plan: Plan, state: State, name: str) -> list[str]:
+    """Live steps that a token-holding step waits for (PB-522)."""
+    return [] if name in plan.one_origin else list(_blocking(plan, state, name))
+
+
+def _blocking(plan: Plan, state: State, name: str) -> Iterator[str]:
+    oldest = state.steps[name].tokens[0].order
     for other in state.live:
         if other == name or not plan.reaches(other, name):
             continue
@@ -160,8 +168,7 @@ def may_enter(plan: Plan, state: State, name: str) -> bool:
             and holder.tokens[0].order > oldest
         ):
             continue
-        return False
-    return True
+        yield other
 
 
 def holding(plan: Plan, state: State) -> list[str]:

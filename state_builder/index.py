@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from msgspec import DecodeError, Raw, Struct, ValidationError, field
+from msgspec import DecodeError, Struct, ValidationError, field
 from msgspec.json import Decoder, Encoder
 
 from state_builder.errors import RecordError
 from state_builder.ids import digest_of, event_id
 from state_builder.ports import LogMessage
 from state_builder.records import GENESIS, RESERVED_TYPES, Record, decode_append
-from state_builder.state import STATE_VERSION, State, fold
+from state_builder.state import STATE_VERSION, State, fold, own_payloads
 
 ENDED_KEPT_MAX = 512
 """Ended executions kept whole, for status questions right after the end."""
@@ -27,7 +27,8 @@ TOMBSTONES_MAX = 8192
 _FROM_OUTSIDE = frozenset(
     {GENESIS, "playbook.cancel_requested", "playbook.finalize_requested"}
 )
-_DECISIONS = RESERVED_TYPES - _FROM_OUTSIDE
+DECISION_TYPES = RESERVED_TYPES - _FROM_OUTSIDE
+"""A record that begins with one of these is a decision, any other is a fact."""
 
 
 class Entry(Struct, kw_only=True):
@@ -122,7 +123,7 @@ class ShardIndex:
         state = entry.state
         for offset, event in enumerate(record.events):
             fold(state, event, event_id(self.generation, sequence, index + offset))
-        if entry.unread and record.events[0].type in _DECISIONS:
+        if entry.unread and record.events[0].type in DECISION_TYPES:
             entry.unread -= 1
 
     def _retire(self, entry: Entry) -> None:
@@ -182,16 +183,8 @@ class ShardIndex:
             )
         index = cls(shard, generation, snapshot.covered)
         for state in snapshot.executions:
-            _own_payloads(state)
+            if state.genesis is not None:
+                own_payloads(state.genesis)
             index.open[state.execution_id] = Entry(state=state)
         index.tombstones.update(snapshot.tombstones)
         return index
-
-
-def _own_payloads(state: State) -> None:
-    """Raw payloads are views into the snapshot: copy them, or it stays in memory."""
-    genesis = state.genesis
-    if genesis is None:
-        return
-    for name in ("workload", "trace", "payload", "env"):
-        setattr(genesis, name, Raw(bytes(getattr(genesis, name))))

@@ -174,9 +174,7 @@ class Delivery(Protocol):
 class CommandQueue(Protocol):
     """The pools' consumers on the log."""
 
-    def pull(
-        self, pools: Sequence[str], slots: int
-    ) -> AsyncIterator[list[Delivery]]:
+    def pull(self, pools: Sequence[str], slots: int) -> AsyncIterator[list[Delivery]]:
         """Commands of these pools, at most ``slots`` unfinished at once.
 
         A delivery is finished by ack, nak or term; that frees its slot. Consumers are

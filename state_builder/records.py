@@ -9,7 +9,7 @@ Decoding is total: a valid append, or one :class:`RecordError` that names the fi
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import DecodeError, Raw, Struct, ValidationError
 from msgspec.json import Decoder, Encoder
@@ -17,7 +17,11 @@ from msgspec.json import Decoder, Encoder
 from state_builder.errors import RecordError
 from state_builder.ids import EVENTS_PER_APPEND_MAX
 
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+if TYPE_CHECKING:
+    JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+else:
+    # The codec takes no recursive alias, and any decoded JSON is one of these.
+    JSON = Any
 
 NOTHING: Final = Raw(b"")
 """The payload of an event that has none; absent on the wire."""

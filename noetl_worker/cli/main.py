@@ -25,7 +25,7 @@ arguments or settings; 3 invalid document; 4 not found; 5 server or stack away;
 6 CANCELLED; 7 refused; 130 Ctrl-C (what was started goes on).
 """
 
-_COMMANDS = (
+COMMANDS = (
     ("Run", "dev", "dev:dev", "Run everything on this machine: servers and roles."),
     ("Run", "run", "run:run", "Register a playbook file, run it, show its progress."),
     ("Run", "exec", "run:execute", "Run a registered playbook."),
@@ -85,6 +85,6 @@ def build() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    for group, name, where, text in _COMMANDS:
+    for group, name, where, text in COMMANDS:
         app.command(f"noetl_worker.cli.{where}", name=name, help=text, group=group)
     return app

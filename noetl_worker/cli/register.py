@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 from cyclopts import Parameter
 
-from noetl_worker.cli.exits import ExitCode, UsageError
+from noetl_worker.cli.exits import ExitCode
 from noetl_worker.cli.options import AsJson, ServerUrl, connect, read_text
 from noetl_worker.cli.screen import line, note, put_json
 from state_builder.errors import InvalidError
@@ -40,7 +40,7 @@ def register(
     files
         Playbooks, or other documents of the catalog.
     """
-    texts = {file: read_text(file) for file in _some(files)}
+    texts = {file: read_text(file) for file in files}
 
     async def main() -> list[JSON]:
         answers: list[JSON] = []
@@ -77,7 +77,7 @@ def lint(
     """
     invalid = False
     found: list[JSON] = []
-    for file in _some(files):
+    for file in files:
         errors, warnings = findings(read_text(file))
         invalid = invalid or bool(errors)
         for level, finding in _levelled(errors, warnings):
@@ -145,9 +145,3 @@ def _levelled(
     levelled = [("error", one) for one in errors]
     levelled += [("warning", one) for one in warnings]
     return sorted(levelled, key=lambda one: one[1].line)
-
-
-def _some(files: tuple[Path, ...]) -> tuple[Path, ...]:
-    if not files:
-        raise UsageError("name at least one file")
-    return files

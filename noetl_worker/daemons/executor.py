@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import anyio
 import structlog
 from anyio.abc import TaskGroup
-from msgspec import Raw
 from msgspec.json import decode as decode_json
 
 from state_builder.errors import LimitExceededError, RecordError
@@ -29,13 +28,12 @@ from state_builder.ports import (
 from state_builder.records import (
     Event,
     Record,
-    ResultEnvelope,
     ToolFailure,
     ToolOutcome,
     decode_append,
-    encode_json,
     timestamp,
 )
+from state_builder.report import result_events, started_event
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +41,6 @@ WATCH_S = 0.1
 """How often running commands are looked at."""
 
 CANCELLED_KEPT_S = 3600.0
-ERROR_TEXT_MAX = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,16 +240,11 @@ class Executor:
         )
 
     def _started(self, running: Running) -> Event:
-        issued = running.issued
-        return Event(
-            type="command.started",
-            at=timestamp(self._ports.clock.now()),
-            step=issued.step,
-            status="STARTED",
-            command_id=issued.command_id,
-            attempt=issued.attempt,
-            delivery=running.delivery.count,
-            worker_id=self._settings.worker_id,
+        return started_event(
+            running.issued,
+            timestamp(self._ports.clock.now()),
+            self._settings.worker_id,
+            running.delivery.count,
         )
 
     async def _report(self, running: Running, outcome: ToolOutcome) -> None:
@@ -313,60 +305,3 @@ class Executor:
         for running in self._running.values():
             log.warning("command.given_back", command_id=running.issued.command_id)
             running.delivery.nak(1.0)
-
-
-def result_events(
-    issued: Event, outcome: ToolOutcome, at: str, worker_id: str
-) -> list[Event]:
-    """``call.done`` + ``command.completed``, or ``call.error`` + ``command.failed``.
-
-    An outcome whose error a policy absorbed carries it in the context and is a success.
-    """
-    failure = outcome.error if outcome.failed else None
-    status = "success" if failure is None else "error"
-    result = Raw(encode_json(ResultEnvelope(status=status, context=outcome)))
-    if failure is None:
-        called = Event(
-            type="call.done",
-            at=at,
-            step=issued.step,
-            kind=issued.kind,
-            status="COMPLETED",
-            command_id=issued.command_id,
-            worker_id=worker_id,
-            result=result,
-        )
-        ended = Event(
-            type="command.completed",
-            at=at,
-            step=issued.step,
-            status="success",
-            command_id=issued.command_id,
-            attempt=issued.attempt,
-            worker_id=worker_id,
-        )
-        return [called, ended]
-    text = failure.message[:ERROR_TEXT_MAX]
-    called = Event(
-        type="call.error",
-        at=at,
-        step=issued.step,
-        kind=issued.kind,
-        status="FAILED",
-        command_id=issued.command_id,
-        worker_id=worker_id,
-        error=text,
-        result=result,
-    )
-    ended = Event(
-        type="command.failed",
-        at=at,
-        step=issued.step,
-        status="FAILED",
-        command_id=issued.command_id,
-        attempt=issued.attempt,
-        worker_id=worker_id,
-        code=failure.code or failure.kind,
-        error=text,
-    )
-    return [called, ended]

@@ -24,7 +24,7 @@ from state_builder.drive import DriveLimits
 SNAPSHOT_BUCKET = "noetl_snapshots"
 
 
-async def run_system(process: Process) -> None:
+async def run(process: Process) -> None:
     """Own shards until a signal."""
     settings = process.settings
     process.readiness.hold("shards", "no look at the members yet")

@@ -35,7 +35,7 @@ def tool_limits(settings: Settings) -> ToolLimits:
     )
 
 
-async def run_worker(process: Process) -> None:
+async def run(process: Process) -> None:
     """Run commands until a signal."""
     settings = process.settings
     worker = settings.worker

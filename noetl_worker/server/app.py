@@ -119,7 +119,7 @@ def create_app(
         openapi_config=OpenAPIConfig(
             title="noetl",
             version=edge.settings.version,
-            path="/api",
+            path="/api/docs",
             use_handler_docstrings=True,
         ),
         request_max_body_size=settings.body_bytes_max,

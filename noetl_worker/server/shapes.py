@@ -12,9 +12,9 @@ from typing import Any
 
 from msgspec import Raw, Struct, field
 
-from materializer.projection.fields import meta_of, result_of, status_of, time_of
+from materializer.projection.fields import envelope_of, meta_of, status_of
 from noetl_worker.server.hub import Logged
-from state_builder.records import JSON, TERMINAL_STATUS
+from state_builder.records import JSON, TERMINAL_STATUS, Event
 from state_builder.stores import EventView, ExecutionView
 
 NULL = Raw(b"null")
@@ -117,12 +117,8 @@ def event_of_log(
 ) -> EventAnswer:
     """An event straight from the log; ``previous`` is 0 for the genesis."""
     event = logged.event
-    at = moment(time_of(event, datetime.fromtimestamp(logged.stored_at, UTC)))
-    try:
-        duration = result_of(event).duration
-    except ValueError:
-        duration = None
-    meta = meta_of(event, 0, "")
+    at = moment(parsed(event.at) or datetime.fromtimestamp(logged.stored_at, UTC))
+    meta = meta_of(event, bytes(event.meta), 0, "")
     return EventAnswer(
         execution_id=execution_id,
         event_id=str(logged.event_id),
@@ -133,7 +129,7 @@ def event_of_log(
         status=status_of(event),
         created_at=at,
         timestamp=at,
-        duration=duration,
+        duration=_duration(event),
         context=event.context or NULL,
         result=event.result or NULL,
         meta=Raw(meta) if meta else NULL,
@@ -145,6 +141,15 @@ def event_of_log(
         command_id=event.command_id or None,
         worker_id=event.worker_id or None,
     )
+
+
+def _duration(event: Event) -> float | None:
+    try:
+        envelope = envelope_of(event)
+    except ValueError:
+        # What is no envelope is shown as it is; its row will be in quarantine.
+        return None
+    return envelope.duration() if envelope is not None else None
 
 
 class ExecutionAnswer(Struct, kw_only=True):

@@ -235,6 +235,8 @@ def _park(draft: Draft, start: _Start, command: str) -> None:
             type="command.completed",
             at=draft.turn.at,
             step=start.step.name,
+            visit=start.run.visit,
+            iteration="" if start.iteration is None else start.iteration.id,
             command_id=command,
             status="pending",
             pending=True,

@@ -165,6 +165,7 @@ def entry_scope(draft: Draft, name: str, run: Pass) -> Scope:
         workload=Workload(draft),
         weak=Lazy(weak_names(draft, name, run, source)),
         event={"name": run.event_name, "type": run.event_name},
+        functions={"now": lambda: draft.turn.at},
     )
 
 
@@ -187,6 +188,7 @@ def exit_scope(
         workload=Workload(draft),
         weak=Lazy(weak_names(draft, name, run, outcome)),
         event={"name": event_name, "type": event_name},
+        functions={"now": lambda: draft.turn.at},
     )
 
 

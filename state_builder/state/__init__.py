@@ -7,7 +7,7 @@ what is decided and what is read back later cannot disagree.
 May import: records, chain, template and what is under them.
 """
 
-from state_builder.state.fold import apply, assign, fold
+from state_builder.state.fold import apply, assign, fold, own_payloads
 from state_builder.state.model import (
     STATE_VERSION,
     CursorRun,
@@ -45,4 +45,5 @@ __all__ = [
     "apply",
     "assign",
     "fold",
+    "own_payloads",
 ]

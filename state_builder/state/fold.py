@@ -17,6 +17,7 @@ from state_builder.chain import link
 from state_builder.records import (
     GENESIS,
     JSON,
+    NOTHING,
     TERMINAL_STATUS,
     Event,
     Genesis,
@@ -91,11 +92,17 @@ def assign(variables: dict[str, JSON], key: str, value: JSON) -> None:
     variables[head] = inner
 
 
-def _begin(state: State, event: Event, event_id: int) -> bool:
-    genesis = _genesis.decode(event.context)
+def own_payloads(genesis: Genesis) -> Genesis:
+    """Copies of the raw payloads: views would keep a whole message in memory."""
     for name in ("workload", "trace", "payload", "env"):
-        setattr(genesis, name, Raw(bytes(getattr(genesis, name))))
-    state.genesis = genesis
+        payload = bytes(getattr(genesis, name))
+        # An empty payload is only left out on the wire when it is the default itself.
+        setattr(genesis, name, Raw(payload) if payload else NOTHING)
+    return genesis
+
+
+def _begin(state: State, event: Event, event_id: int) -> bool:
+    state.genesis = own_payloads(_genesis.decode(event.context))
     state.started_at = event.at
     return True
 

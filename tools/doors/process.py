@@ -58,8 +58,8 @@ class Capture:
 
     @property
     def truncated(self) -> bool:
-        """Whether something was thrown away."""
-        return self.total > len(self.data)
+        """Whether something was thrown away that should have been kept."""
+        return 0 < self.limit < self.total
 
     def text(self) -> str:
         """What was kept, as UTF-8 with replacement."""
@@ -146,8 +146,10 @@ async def run(
             tasks.start_soon(_drain, process.stdout, stdout)
             tasks.start_soon(_drain, process.stderr, stderr)
             code = await process.wait()
-            # Outputs end when the last holder closes them: an orphan may hold on.
+            # Outputs end when their last holder is gone. Who left the group as well
+            # is not waited for.
             signal_group(process.pid, signal.SIGKILL)
+            tasks.cancel_scope.deadline = anyio.current_time() + GRACE_S
     finally:
         await end_group(process)
     return Finished(128 - code if code < 0 else code, stdout, stderr)

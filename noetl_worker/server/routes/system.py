@@ -68,6 +68,12 @@ async def metrics(request: HttpRequest) -> Response[bytes]:
     return Response(edge.ports.metrics_page(), media_type=CONTENT_TYPE)
 
 
+@get("/api/openapi.json", include_in_schema=False)
+async def openapi(request: HttpRequest) -> dict[str, Any]:
+    """The description of all routes."""
+    return request.app.openapi_schema.to_schema()
+
+
 @get("/api/pool/status")
 async def pool_status(request: HttpRequest) -> dict[str, Any]:
     """The database's connection pool."""
@@ -175,6 +181,6 @@ def _statement(data: QueryBody) -> str:
 
 
 ROUTES = (
-    liveness, health, metrics, pool_status, dashboard_stats, dashboard_widgets,
+    liveness, health, metrics, openapi, pool_status, dashboard_stats, dashboard_widgets,
     init_database, validate_database, execute_sql,
 )  # fmt: skip

@@ -69,7 +69,7 @@ def test_help_lists_every_command_without_importing_them() -> None:
         (["list", "--server", "localhost"], ExitCode.USAGE, "http://"),
         (["exec", "a", "--set", "x"], ExitCode.USAGE, "--set x: write key=value"),
         (["run", "/no/file"], ExitCode.USAGE, "/no/file: cannot be read"),
-        (["lint"], ExitCode.USAGE, "at least one file"),
+        (["lint"], ExitCode.USAGE, "requires an argument"),
         (["dev", "--keep"], ExitCode.USAGE, "go with --run"),
         (["dev", "--port", "99999"], ExitCode.USAGE, "99999"),
     ],

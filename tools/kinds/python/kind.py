@@ -16,7 +16,8 @@ from tools.doors.child import Answer, Child, ChildDiedError, Children, Fault
 from tools.doors.files import confined, directory, make_scratch
 from tools.doors.process import Capture, bare_environment
 from tools.errors import ToolCallError, configuration
-from tools.kinds.python.config import SCRIPT_BYTES_MAX, Fields, canonical
+from tools.fields import Fields
+from tools.kinds.python.config import SCRIPT_BYTES_MAX, canonical
 
 PROGRAM: Final = str(Path(__file__).with_name("child.py"))
 

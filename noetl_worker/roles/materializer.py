@@ -1,0 +1,52 @@
+"""The materializer: the only writer of event tables."""
+
+from __future__ import annotations
+
+from materializer.daemon import (
+    Materializer,
+    MaterializerPorts,
+    MaterializerSettings,
+)
+from materializer.postgres import Database, PostgresRows
+from noetl_worker.roles.database import (
+    database_settings,
+    settle_log,
+    wait_for_schema,
+)
+from noetl_worker.roles.process import Process, open_bus, run_with_health
+from state_builder.ids import Shard
+
+
+async def run(process: Process) -> None:
+    """Copy the log into the tables until a signal."""
+    settings = process.settings
+    own = settings.materializer
+    stream = settings.bus.event_stream
+    pinned = settings.process.shards
+    async with (
+        Database(
+            database_settings(settings.postgres, "noetl-materializer")
+        ) as database,
+        open_bus(process) as bus,
+    ):
+        await wait_for_schema(database, process.clock)
+        await settle_log(bus, database, stream)
+        materializer = Materializer(
+            MaterializerPorts(
+                log=bus.log,
+                rows=PostgresRows(database),
+                clock=process.clock,
+                observer=process.observer,
+                settle=lambda: settle_log(bus, database, stream),
+            ),
+            MaterializerSettings(
+                group=",".join(map(str, pinned)) or "all",
+                shards=tuple(map(Shard, pinned)) or None,
+                stream=stream,
+                batch_max=own.batch,
+                backoff_first_s=own.backoff_ms / 1000,
+                lag_poll_s=settings.worker.lag_poll_s,
+                fault_fail_first=own.fail_first,
+            ),
+        )
+        await run_with_health(process, {"materializer": materializer.run})

@@ -1,0 +1,95 @@
+"""The server: the HTTP edge of the fleet."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from materializer.postgres import Database, PostgresReader, PostgresTables
+from noetl_worker.bus.nats import NatsBus
+from noetl_worker.lifecycle import SnowflakeIds, machine_number
+from noetl_worker.lifecycle import run_role as run_daemons
+from noetl_worker.listener import Address, Listener
+from noetl_worker.roles.database import (
+    database_settings,
+    settle_log,
+    wait_for_schema,
+)
+from noetl_worker.roles.process import Process, open_bus
+from noetl_worker.server import (
+    EdgeSettings,
+    ServerPorts,
+    create_app,
+    create_edge,
+    daemons,
+)
+from state_builder.records import JSON
+
+
+async def run(process: Process) -> None:
+    """Serve until a signal."""
+    settings = process.settings
+    async with (
+        Database(database_settings(settings.postgres, "noetl-server")) as database,
+        open_bus(process) as bus,
+    ):
+        await wait_for_schema(database, process.clock)
+        await settle_log(bus, database, settings.bus.event_stream)
+        edge = create_edge(_ports(process, bus, database), _edge_settings(process))
+        own = settings.server
+        address = Address(
+            host=own.host,
+            port=own.port,
+            cert=own.tls_cert,
+            key=own.tls_key,
+            client_ca=own.tls_client_ca,
+        )
+        listener = Listener(create_app(edge), address, settings.process.grace_s)
+        await run_daemons(
+            process.role,
+            {"listener": listener.run, **daemons(edge)},
+            readiness=process.readiness,
+            grace_s=settings.process.grace_s + 2.0,
+        )
+
+
+def _ports(process: Process, bus: NatsBus, database: Database) -> ServerPorts:
+    def pool_status() -> dict[str, JSON]:
+        most, size, idle = database.occupancy()
+        busy = size - idle
+        return {
+            "pool_min": 0,
+            "pool_max": most,
+            "pool_size": size,
+            "pool_available": idle,
+            "requests_waiting": 0,
+            "utilization": busy / most,
+            "slots_available": most - busy,
+            "status": "ok",
+        }
+
+    machine = machine_number(process.settings.process.machine_id)
+    return ServerPorts(
+        log=bus.log,
+        signals=bus.signals,
+        rows=PostgresReader(database),
+        tables=PostgresTables(database),
+        clock=process.clock,
+        ids=SnowflakeIds(machine, process.clock.now),
+        observer=process.observer,
+        connected=lambda: bus.connected,
+        metrics_page=process.observer.page,
+        pool_status=pool_status,
+    )
+
+
+def _edge_settings(process: Process) -> EdgeSettings:
+    settings = process.settings
+    return EdgeSettings(
+        server=settings.server,
+        shard_count=settings.bus.shard_count,
+        append_bytes_max=settings.bus.payload_bytes_soft,
+        workload_bytes_max=settings.limits.workload_bytes_max,
+        retention_s=settings.materializer.retention_s,
+        internal_token=settings.process.internal_token.reveal(),
+        version=version("noetl-worker"),
+    )
