@@ -147,8 +147,10 @@ async def _run(stack: Stack, options: DevOptions, text: str) -> int:
         places["{port}"] = str(await stack.start_beside("beside", command))
     assignments = tuple(_filled(one, places) for one in options.set_)
     workload = workload_of(options.payload, assignments)
+    hint = f"logs in {stack.folder.logs}"
+    hint += "; " if options.keep else "; noetl dev brings the stack back, then "
     async with connect(stack.server_url) as client:
-        return await run_text(client, text, workload, as_json=options.json)
+        return await run_text(client, text, workload, as_json=options.json, hint=hint)
 
 
 def _filled(text: str, places: Mapping[str, str]) -> str:
@@ -160,7 +162,7 @@ def _filled(text: str, places: Mapping[str, str]) -> str:
 def _addresses(stack: Stack, seconds: float) -> str:
     return (
         f"ready in {duration(seconds)}\n"
-        f"  server     {stack.server_url}  (API docs at /schema)\n"
+        f"  server     {stack.server_url}  (API docs at /api/docs)\n"
         f"  NATS       {stack.nats_url}\n"
         f"  PostgreSQL {stack.postgres_dsn}  (playbooks: {stack.demo_dsn})\n"
         f"  logs       {stack.folder.logs}"

@@ -10,7 +10,15 @@ from cyclopts import Parameter, validators
 
 from noetl_worker.cli.exits import ExitCode, UsageError
 from noetl_worker.cli.options import AsJson, ServerUrl, connect
-from noetl_worker.cli.screen import STYLES, line, pretty, put_json, show, table
+from noetl_worker.cli.screen import (
+    STYLES,
+    duration,
+    line,
+    pretty,
+    put_json,
+    show,
+    table,
+)
 from noetl_worker.client import NoetlClient
 from state_builder.records import JSON
 
@@ -48,11 +56,11 @@ def status(execution_id: str, *, json: AsJson = False, server: ServerUrl = "") -
         ("step", "current_step"),
         ("started", "start_time"),
         ("ended", "end_time"),
-        ("duration", "duration_human"),
         ("error", "error"),
     ):
         if found.get(key):
             rows.add_row(name, str(found[key]))
+    rows.add_row("duration", _spent(found))
     for name, key in (("completed", "completed_steps"), ("failed", "failed_steps")):
         steps = found.get(key)
         if isinstance(steps, list) and steps:
@@ -128,11 +136,13 @@ def list_(
         query |= {"status": status} if status else {}
         query |= {"path": path} if path else {}
         found = _ask(server, lambda client: client.executions(**query))
-        columns = ("execution_id", "path", "status", "start_time", "duration_human")
+        columns = ("execution_id", "path", "status", "start_time", "duration")
     if json:
         put_json(cast(JSON, found))
         return ExitCode.OK
-    rows = table(name.removesuffix("_id").removesuffix("_human") for name in columns)
+    for row in found:
+        row["duration"] = _spent(row)
+    rows = table(name.removesuffix("_id") for name in columns)
     for row in found:
         cells = [str(row.get(name) or "") for name in columns]
         rows.add_row(*cells)
@@ -193,6 +203,11 @@ def _what(event: Row) -> str:
         data = context.get("data") if isinstance(context, dict) else context
         text = "" if data is None else " ".join(pretty(data, 400).split())
     return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def _spent(row: Row) -> str:
+    seconds = row.get("duration_seconds")
+    return duration(seconds if isinstance(seconds, int | float) else None)
 
 
 def _id(text: str) -> str:

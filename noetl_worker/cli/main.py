@@ -61,7 +61,8 @@ def run(arguments: Sequence[str]) -> int:
 
             return run_one(arguments[0])
         answer = build()(list(arguments))
-    except NoetlError as error:
+    except (NoetlError, ExceptionGroup) as raised:
+        error = _of_ours(raised)
         complain(str(error))
         return exit_code_of(error)
     except KeyboardInterrupt:
@@ -71,6 +72,20 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout = None
         return ExitCode.OK
     return int(answer or ExitCode.OK)
+
+
+def _of_ours(raised: Exception) -> NoetlError:
+    """The error people are told; a task group wraps the one that ended it.
+
+    Raises what was raised when there is a fault of ours in it: that needs its trace.
+    """
+    if isinstance(raised, ExceptionGroup):
+        ours, others = raised.split(NoetlError)
+        if ours is None or others is not None:
+            raise raised
+        return _of_ours(ours.exceptions[0])
+    assert isinstance(raised, NoetlError)
+    return raised
 
 
 def build() -> App:

@@ -12,6 +12,8 @@ from datetime import datetime
 
 from state_builder.records import JSON, TERMINAL_STATUS
 
+PIPELINE = "pipeline"
+
 _OF_STEPS = frozenset(
     {"step.enter", "step.exit", "step.skipped", "step_failed", "command.issued"}
     | {"call.done", "call.error", "command.completed", "command.failed"}
@@ -24,10 +26,12 @@ class StepProgress:
 
     Attributes:
         visits: how often it was entered.
-        tries: runs of its tool, retries and loop items included.
+        tries: runs of its tool, retries and loop items included; a pipeline counts as
+            one tool.
         expected: items of a loop, None when it is none.
         done: commands that ended.
         busy_s: time from entering to leaving, summed over visits that have ended.
+        last_s: of the visit that ended last.
     """
 
     name: str
@@ -38,6 +42,7 @@ class StepProgress:
     expected: int | None = None
     done: int = 0
     busy_s: float = 0.0
+    last_s: float = 0.0
     error: str = ""
     entered: list[datetime] = field(default_factory=list)
 
@@ -79,9 +84,7 @@ class Progress:
         if event.get("status") == "IGNORED" or self.ended:
             return None
         if kind in TERMINAL_STATUS:
-            self.status = TERMINAL_STATUS[kind]
-            self.error = _text(event.get("error"))
-            self.result = result_of(event)
+            self._end(TERMINAL_STATUS[kind], event)
             return None
         if kind == "playbook_started":
             self.path = _text(event.get("node_name"))
@@ -90,6 +93,14 @@ class Progress:
         if not name or kind not in _OF_STEPS:
             return None
         return self._apply_step(kind, name, event, at)
+
+    def _end(self, status: str, event: Mapping[str, JSON]) -> None:
+        self.status = status
+        self.error = _text(event.get("error"))
+        self.result = result_of(event)
+        for step in self.steps.values():
+            if step.status == "RUNNING":
+                step.status = "CANCELLED" if status == "CANCELLED" else "UNFINISHED"
 
     def _apply_step(
         self, kind: str, name: str, event: Mapping[str, JSON], at: datetime | None
@@ -108,7 +119,8 @@ class Progress:
         elif kind == "step.exit":
             step.status = _text(event.get("status")) or "COMPLETED"
             if step.entered and at is not None:
-                step.busy_s += (at - step.entered.pop(0)).total_seconds()
+                step.last_s = (at - step.entered.pop(0)).total_seconds()
+                step.busy_s += step.last_s
         elif kind == "step_failed":
             step.status = "FAILED"
             step.error = _text(event.get("error"))
@@ -121,10 +133,12 @@ class Progress:
     ) -> StepProgress:
         if kind == "command.issued":
             step.tries += 1
-            step.kind = _text(event.get("node_type")) or step.kind
+            kind = _text(event.get("node_type"))
+            step.kind = PIPELINE if kind == "task_sequence" else kind or step.kind
         elif kind in ("call.done", "call.error"):
-            runs = _count(_inside(event, "result", "context", "runs")) or 1
-            step.tries += runs - 1
+            runs = _count(_inside(event, "result", "context", "runs"))
+            if runs is not None and step.kind != PIPELINE:
+                step.tries += runs - 1
         else:
             step.done += 1
             if kind == "command.failed":

@@ -69,10 +69,12 @@ async def run_text(
     workload: dict[str, JSON],
     *,
     as_json: bool,
+    hint: str = "",
 ) -> int:
     """Register a playbook's text, execute that very version, follow it to its end."""
     started = await _start(client, text, workload)
-    return await follow(client, _announced(started, as_json), as_json)
+    execution_id = _announced(started, as_json)
+    return await follow(client, execution_id, as_json=as_json, hint=hint)
 
 
 async def _start(
@@ -88,7 +90,7 @@ async def _started(
 ) -> int:
     if options.wait:
         execution_id = _announced(started, options.json)
-        return await follow_detachable(client, execution_id, options.json)
+        return await follow_detachable(client, execution_id, as_json=options.json)
     if options.json:
         put_json(started)
     else:

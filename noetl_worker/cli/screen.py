@@ -23,8 +23,8 @@ STYLES: Final[Mapping[str, str]] = {
     "FAILED": "bold red",
     "CANCELLED": "yellow",
     "RUNNING": "cyan",
-    "WAITING": "dim",
     "SKIPPED": "dim",
+    "UNFINISHED": "yellow",
 }
 
 PIPE_WIDTH: Final = 160

@@ -62,8 +62,8 @@ class Lines:
         if self._said.get(step.name) == said:
             return
         self._said[step.name] = said
-        now = progress.last or datetime.now(UTC)  # noqa: TID251 - only drawn
-        spent = "" if step.status == "RUNNING" else duration(step.duration_s(now))
+        ended = step.status not in ("RUNNING", "SKIPPED")
+        spent = duration(step.last_s) if ended else ""
         line(f"  {step.name:<24} {step.status.lower():<10} {spent}".rstrip())
 
 
@@ -93,8 +93,13 @@ class Table:
         self._progress = progress
 
 
-async def follow(client: NoetlClient, execution_id: str, as_json: bool) -> ExitCode:
-    """Show an execution until its end, then how it ended."""
+async def follow(
+    client: NoetlClient, execution_id: str, *, as_json: bool, hint: str = ""
+) -> ExitCode:
+    """Show an execution until its end, then how it ended.
+
+    ``hint`` says what has to be done before one can look further.
+    """
     progress = Progress()
     if as_json:
         await _read(client, execution_id, progress, Silence())
@@ -105,18 +110,18 @@ async def follow(client: NoetlClient, execution_id: str, as_json: bool) -> ExitC
                 await _read(client, execution_id, progress, view)
         else:
             await _read(client, execution_id, progress, Lines())
-        show_end(execution_id, progress)
+        show_end(execution_id, progress, hint)
     return exit_code_of_status(progress.status)
 
 
 async def follow_detachable(
-    client: NoetlClient, execution_id: str, as_json: bool
+    client: NoetlClient, execution_id: str, *, as_json: bool
 ) -> ExitCode:
     """The same, until SIGINT or SIGTERM: then say how to come back to it."""
     code = ExitCode.INTERRUPTED
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
-        code = await follow(client, execution_id, as_json)
+        code = await follow(client, execution_id, as_json=as_json)
         tasks.cancel_scope.cancel()
     if code is ExitCode.INTERRUPTED:
         note(
@@ -153,7 +158,7 @@ def summary(execution_id: str, progress: Progress) -> dict[str, JSON]:
     }
 
 
-def show_end(execution_id: str, progress: Progress) -> None:
+def show_end(execution_id: str, progress: Progress, hint: str) -> None:
     """The table of steps, the result or the reason, and where to look next."""
     from rich.text import Text
 
@@ -167,7 +172,7 @@ def show_end(execution_id: str, progress: Progress) -> None:
         parts.append(Text(f"result: {pretty(progress.result)}"))
     parts.append(
         Text(
-            f"look next: noetl events {execution_id} · noetl status {execution_id}",
+            f"look next: {hint}noetl events {execution_id}",
             "dim",
         )
     )

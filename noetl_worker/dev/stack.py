@@ -306,6 +306,7 @@ class Stack:
     def _role_env(self, role: Role, port: int) -> dict[str, str]:
         env = {
             "LOG_FORMAT": "text",
+            "NOETL_SHUTDOWN_GRACE_SECS": str(self.options.stop_grace_s * 2 / 3),
             "NOETL_ALLOW_INSECURE_DEFAULT_KEY": "true",
             "NOETL_ALLOW_SQL_ENDPOINT": "true",
             **self.options.environ,

@@ -21,11 +21,15 @@ NOBODY = "http://127.0.0.1:9"
 """A port nothing listens on (discard)."""
 
 GOOD = """
+apiVersion: noetl.io/v2
+kind: Playbook
 metadata: {name: good, path: demo/good}
 workflow:
   - {step: start, tool: {kind: noop}}
 """
 BAD = """
+apiVersion: noetl.io/v2
+kind: Playbook
 metadata: {name: bad, path: demo/bad}
 workflow:
   - step: start
@@ -71,6 +75,7 @@ def test_help_lists_every_command_without_importing_them() -> None:
         (["run", "/no/file"], ExitCode.USAGE, "/no/file: cannot be read"),
         (["lint"], ExitCode.USAGE, "requires an argument"),
         (["dev", "--keep"], ExitCode.USAGE, "go with --run"),
+        (["dev", "--data", "/dev/null"], ExitCode.UNAVAILABLE, "cannot be used"),
         (["dev", "--port", "99999"], ExitCode.USAGE, "99999"),
     ],
 )  # fmt: skip
@@ -106,10 +111,10 @@ def test_lint_names_file_line_and_rule(tmp_path: Path) -> None:
     done = noetl("lint", str(bad), str(good))
     assert done.returncode == ExitCode.INVALID
     [found] = [line for line in done.stdout.splitlines() if line.startswith("error")]
-    assert f"{bad}:6: PB-" in found
+    assert f"{bad}:8: PB-" in found
     assert "nowhere" in found
     shown = noetl("lint", str(bad), "--json")
-    assert json.loads(shown.stdout)[0]["line"] == 6
+    assert json.loads(shown.stdout)[0]["line"] == 8
     assert noetl("lint", str(good)).returncode == ExitCode.OK
 
 
