@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import itertools
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 import httpx
 from msgspec import Raw
-from msgspec.structs import replace
 
+from materializer.memory import (
+    MemoryDatabase,
+    MemoryReader,
+    MemoryRows,
+    MemoryTables,
+)
 from materializer.projection import Projector, decode_messages
 from noetl_worker.bus.memory import MemoryBroker, MemoryBus
 from noetl_worker.bus.topology import BusSettings
@@ -27,7 +33,6 @@ from noetl_worker.server import (
     daemons,
 )
 from noetl_worker.settings import Server, load
-from state_builder.errors import UnavailableError
 from state_builder.ids import Shard, shard_of
 from state_builder.records import (
     JSON,
@@ -38,21 +43,12 @@ from state_builder.records import (
     encode_json,
     timestamp,
 )
-from state_builder.rows import EventRow, Position, time_of_micros
-from state_builder.stores import (
-    CatalogDocument,
-    CatalogRow,
-    EventFilter,
-    EventPage,
-    EventView,
-    ExecutionCounts,
-    ExecutionFilter,
-    ExecutionView,
-    RuntimeRow,
-    StepView,
-)
+from state_builder.rows import Position
+from state_builder.stores import CatalogRow
 
+_numbers = itertools.count(1)
 SHARDS = 4
+GROUP = "all"
 TOKEN = "internal-token"
 PLAYBOOK = """\
 apiVersion: noetl.io/v2
@@ -71,265 +67,16 @@ workflow:
 """
 
 
-class Away:
-    """Can be told that the database is away."""
+class CountedTables(MemoryTables):
+    """Tables that count how often the catalog was asked."""
 
-    def __init__(self) -> None:
-        self.away = False
-
-    def check(self) -> None:
-        if self.away:
-            raise UnavailableError("the database is away")
-
-
-class LogRows(Away):
-    """Rows of the log as the materializer's own projection makes them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._projector = Projector(0)
-        self._sequence = 0
-        self._views: dict[str, ExecutionView] = {}
-        self.events_: list[EventView] = []
-        self.idle: list[str] = []
-        self.below: dict[str, list[str]] = {}
-
-    async def catch_up(self, bus: MemoryBus) -> None:
-        """Materialize everything that is in the log now."""
-        last = (await bus.log.info()).last_sequence
-        messages = [await bus.log.read(n) for n in range(self._sequence + 1, last + 1)]
-        entries = decode_messages([m for m in messages if m is not None]).entries
-        position = Position(0, last)
-        done = self._projector.project(
-            entries, after=Position(0, self._sequence), position=position
-        )
-        self._sequence = last
-        self.events_ += map(_event_view, done.batch.events)
-        for row in done.batch.executions:
-            self._views[str(row.execution_id)] = ExecutionView(
-                execution_id=str(row.execution_id),
-                catalog_id=str(row.catalog_id),
-                path=row.path,
-                version=row.version,
-                status=row.status,
-                start_time=time_of_micros(row.start_time),
-                end_time=_time(row.end_time),
-                parent_execution_id=_text(row.parent_execution_id),
-                result=_raw(row.result),
-                error=row.error,
-                workload=_raw(row.workload),
-                event_count=row.event_count,
-                last_event_type=row.last_event_type,
-                last_node_name=row.last_node_name,
-                head_event_id=str(row.head_event_id),
-            )
-        for change in done.batch.execution_changes:
-            view = self._views[str(change.execution_id)]
-            self._views[view.execution_id] = replace(
-                view,
-                status=change.status,
-                head_event_id=str(change.head_event_id),
-                last_event_type=change.last_event_type,
-                event_count=change.event_count,
-                end_time=_time(change.end_time),
-                result=_raw(change.result),
-                error=change.error,
-            )
-
-    async def executions(self, wanted: ExecutionFilter) -> list[ExecutionView]:
-        self.check()
-        found = [
-            replace(view, workload=None)
-            for view in reversed(self._views.values())
-            if wanted.path in ("", view.path)
-            and wanted.catalog_id in ("", view.catalog_id)
-            and wanted.status.upper() in ("", view.status)
-        ]
-        return found[wanted.offset : wanted.offset + wanted.limit]
-
-    async def execution(self, execution_id: str) -> ExecutionView | None:
-        self.check()
-        return self._views.get(execution_id)
-
-    async def events(self, execution_id: str, wanted: EventFilter) -> EventPage:
-        self.check()
-        found = [
-            view
-            for view in self.events_
-            if view.execution_id == execution_id
-            and int(view.event_id) > wanted.since
-            and (not wanted.until or int(view.event_id) <= wanted.until)
-            and wanted.event_type in ("", view.event_type)
-        ]
-        ordered = found if wanted.ascending else found[::-1]
-        page = ordered[wanted.offset : wanted.offset + wanted.limit]
-        return EventPage(events=page, total=len(found))
-
-    async def event(self, event_id: str) -> EventView | None:
-        return next((v for v in self.events_ if v.event_id == event_id), None)
-
-    async def steps(self, execution_id: str) -> list[StepView]:
-        self.check()
-        words = {"step.enter": "running", "step.exit": "completed"}
-        found: dict[str, StepView] = {}
-        for view in self.events_:
-            if view.execution_id == execution_id and view.event_type in words:
-                name = str(view.node_name)
-                status = words[view.event_type]
-                found[name] = StepView(step=name, status=status, entered=view.event_id)
-        return list(found.values())
-
-    async def descendants(self, execution_id: str) -> list[str]:
-        self.check()
-        return self.below.get(execution_id, [])
-
-    async def idle_executions(self, before: datetime) -> list[str]:
-        self.check()
-        return self.idle if before < datetime.now(UTC) else []
-
-    async def open_executions(self, catalog_id: str) -> int:
-        return sum(
-            view.catalog_id == catalog_id and view.status == "RUNNING"
-            for view in self._views.values()
-        )
-
-    async def counts(self) -> ExecutionCounts:
-        self.check()
-        statuses = [view.status for view in self._views.values()]
-        return ExecutionCounts(
-            total=len(statuses),
-            running=statuses.count("RUNNING"),
-            completed=statuses.count("COMPLETED"),
-            failed=statuses.count("FAILED"),
-            cancelled=statuses.count("CANCELLED"),
-        )
-
-    async def materialized(self) -> int:
-        self.check()
-        return self._sequence
-
-
-class DictTables(Away):
-    """The server's own tables in dictionaries."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[CatalogRow] = []
-        self.claims: dict[tuple[str, str], str] = {}
-        self.runtimes_: dict[tuple[str, str], RuntimeRow] = {}
-        self.looked_up = 0
-
-    async def ping(self) -> None:
-        self.check()
-
-    async def schema_version(self) -> int:
-        return 1
-
-    async def apply_schema(self) -> int:
-        return 1
-
-    async def missing(self) -> list[str]:
-        return []
-
-    async def register(self, document: CatalogDocument) -> CatalogRow:
-        self.check()
-        versions = [row.version for row in self.rows if row.path == document.path]
-        row = CatalogRow(
-            catalog_id=document.catalog_id,
-            path=document.path,
-            kind=document.kind,
-            version=max(versions, default=0) + 1,
-            content=document.content,
-            created_at=datetime.now(UTC),
-            layout=document.layout,
-            payload=document.payload,
-            meta=document.meta,
-        )
-        self.rows.append(row)
-        return row
-
-    async def catalog(
-        self, *, kind: str = "", path: str = "", archived: bool = False
-    ) -> list[CatalogRow]:
-        self.check()
-        return [
-            row
-            for row in reversed(self.rows)
-            if kind in ("", row.kind)
-            and (path in ("", row.path) or (path[-1] == "/" and path in row.path))
-            and (archived or not row.archived)
-        ]
-
-    async def catalog_entry(self, catalog_id: str) -> CatalogRow | None:
-        self.check()
-        self.looked_up += 1
-        return next((row for row in self.rows if row.catalog_id == catalog_id), None)
+    asked = 0
 
     async def catalog_version(
         self, path: str, version: int | None
     ) -> CatalogRow | None:
-        self.check()
-        self.looked_up += 1
-        found = [row for row in self.rows if row.path == path]
-        if version is not None:
-            return next((row for row in found if row.version == version), None)
-        return next((row for row in reversed(found) if not row.archived), None)
-
-    async def archive(self, catalog_id: str) -> bool:
-        for index, row in enumerate(self.rows):
-            if row.catalog_id == catalog_id:
-                self.rows[index] = replace(row, archived=True)
-                return True
-        return False
-
-    async def claim_start(
-        self, scope: str, key: str, *, execution_id: str, window_s: float
-    ) -> str:
-        self.check()
-        return self.claims.setdefault((scope, key), execution_id)
-
-    async def register_runtime(self, row: RuntimeRow) -> RuntimeRow:
-        old = self.runtimes_.get((row.kind, row.name))
-        if old is not None:
-            row = replace(row, runtime_id=old.runtime_id, created_at=old.created_at)
-        self.runtimes_[(row.kind, row.name)] = row
-        return row
-
-    async def beat_runtime(
-        self, kind: str, name: str, *, status: str, runtime: Raw | None
-    ) -> RuntimeRow | None:
-        row = self.runtimes_.get((kind, name))
-        if row is not None:
-            row = replace(row, heartbeat=datetime.now(UTC), status=status or row.status)
-            self.runtimes_[(kind, name)] = row
-        return row
-
-    async def drop_runtime(self, kind: str, name: str) -> bool:
-        return self.runtimes_.pop((kind, name), None) is not None
-
-    async def runtimes(
-        self, *, kind: str = "", status: str = "", name: str = ""
-    ) -> list[RuntimeRow]:
-        return [
-            row
-            for row in self.runtimes_.values()
-            if kind in ("", row.kind)
-            and status in ("", row.status)
-            and name in ("", row.name)
-        ]
-
-    async def sweep_runtimes(self, older_than_s: float) -> int:
-        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
-        silent = [key for key, row in self.runtimes_.items() if row.heartbeat < before]
-        for key in silent:
-            self.runtimes_[key] = replace(self.runtimes_[key], status="offline")
-        return len(silent)
-
-    async def query(
-        self, sql: str, parameters: Sequence[str | int | float | bool | None]
-    ) -> list[dict[str, object]]:
-        self.check()
-        return [{"sql": sql, "parameters": list(parameters)}]
+        self.asked += 1
+        return await super().catalog_version(path, version)
 
 
 @dataclass
@@ -339,19 +86,30 @@ class Fleet:
     edge: Edge
     broker: MemoryBroker
     bus: MemoryBus
-    rows: LogRows
-    tables: DictTables
+    database: MemoryDatabase
+    tables: CountedTables
     http: httpx.AsyncClient
     answers: dict[str, dict[str, JSON]] = field(default_factory=dict)
+
+    async def materialize(self) -> None:
+        """Bring the rows up to the end of the log."""
+        last = (await self.bus.log.info()).last_sequence
+        projector = Projector(0)
+        async with MemoryRows(self.database).lead(GROUP) as writer:
+            after = await writer.position(0)
+            numbers = range(after.sequence + 1, last + 1)
+            read = [await self.bus.log.read(number) for number in numbers]
+            entries = decode_messages([m for m in read if m is not None]).entries
+            projector.learn(await writer.heads(projector.unknown(entries)))
+            done = projector.project(entries, after=after, position=Position(0, last))
+            await writer.write(done.batch)
 
     async def append(self, execution_id: str, *events: Event, **more: Any) -> int:
         """What owners and workers append."""
         stored = await self.bus.log.append(
             shard_of(execution_id, SHARDS),
             [Record(execution_id=execution_id, events=list(events))],
-            message_id=more.get(
-                "message_id", f"{execution_id}:{events[0].at}:{id(events)}"
-            ),
+            message_id=more.get("message_id", f"test:{next(_numbers)}"),
         )
         return stored.sequence
 
@@ -428,11 +186,14 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
     broker = MemoryBroker(clock, BusSettings(shard_count=SHARDS))
     bus = MemoryBus(broker)
     await bus.ensure_log(create=True)
-    rows, tables, observer = LogRows(), DictTables(), PrometheusObserver()
+    database, observer = MemoryDatabase(clock), PrometheusObserver()
+    tables = CountedTables(database)
+    # Nothing is materialized until a test asks for it.
+    database.positions[GROUP] = Position(0, 0)
     ports = ServerPorts(
         log=bus.log,
         signals=bus.signals,
-        rows=rows,
+        rows=MemoryReader(database),
         tables=tables,
         clock=clock,
         ids=SnowflakeIds(1, clock.now),
@@ -459,7 +220,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
         for daemon in daemons(edge).values():
             tasks.start_soon(daemon, stop)
         async with httpx.AsyncClient(transport=transport, base_url="http://t") as http:
-            fleet = Fleet(edge, broker, bus, rows, tables, http)
+            fleet = Fleet(edge, broker, bus, database, tables, http)
             await _answer_for_owners(fleet)
             yield fleet
         stop.set()
@@ -472,39 +233,3 @@ async def _answer_for_owners(fleet: Fleet) -> None:
 
     for shard in range(SHARDS):
         await fleet.bus.signals.answer(Shard(shard), answer)
-
-
-def _event_view(row: EventRow) -> EventView:
-    return EventView(
-        execution_id=str(row.execution_id),
-        event_id=str(row.event_id),
-        event_type=row.event_type,
-        catalog_id=str(row.catalog_id),
-        created_at=time_of_micros(row.created_at),
-        status=row.status,
-        node_id=row.node_id,
-        node_name=row.node_name,
-        node_type=row.node_type,
-        command_id=row.command_id,
-        parent_execution_id=_text(row.parent_execution_id),
-        parent_event_id=_text(row.parent_event_id),
-        prev_event_id=_text(row.prev_event_id),
-        worker_id=row.worker_id,
-        duration=row.duration,
-        context=_raw(row.context),
-        result=_raw(row.result),
-        meta=_raw(row.meta),
-        error=row.error,
-    )
-
-
-def _time(value: int | None) -> datetime | None:
-    return None if value is None else time_of_micros(value)
-
-
-def _text(value: int | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _raw(value: bytes | None) -> Raw | None:
-    return None if value is None else Raw(value)

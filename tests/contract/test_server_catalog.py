@@ -167,7 +167,17 @@ async def test_the_form_follows_the_workload_and_its_comments() -> None:
     form = answer.json()
     assert (form["path"], form["title"], form["version"]) == ("list/forms", "Forms", 1)
     fields = {field["name"]: field for field in form["fields"]}
-    assert list(fields) == "city key db count rate on none items box".split()
+    assert list(fields) == [
+        "city",
+        "key",
+        "db",
+        "count",
+        "rate",
+        "on",
+        "none",
+        "items",
+        "box",
+    ]
     assert fields["city"]["kind"] == "enum"
     assert fields["city"]["options"] == ["Rome", "Oslo"]
     assert fields["key"]["secret"] is True
@@ -208,7 +218,7 @@ async def test_an_entry_with_open_executions_is_not_archived() -> None:
     async with running_edge() as fleet:
         entry = await register(fleet)
         await fleet.start()
-        await fleet.rows.catch_up(fleet.bus)
+        await fleet.materialize()
         url = f"/api/catalog/playbooks/{entry['catalog_id']}"
         refused = await fleet.http.delete(url)
         assert refused.status_code == 409

@@ -148,10 +148,10 @@ async def test_a_known_playbook_starts_while_the_database_is_away() -> None:
     async with running_edge() as fleet:
         await register(fleet)
         await fleet.start()
-        asked = fleet.tables.looked_up
+        asked = fleet.tables.asked
         await fleet.start()
-        assert fleet.tables.looked_up == asked
-        fleet.tables.away = fleet.rows.away = True
+        assert fleet.tables.asked == asked
+        fleet.database.away = "away"
         fleet.edge.catalog._latest["tests/hello"].asked_at -= 60
         await fleet.start()
         unknown = await fleet.http.post("/api/execute", json={"path": "tests/other"})
@@ -196,7 +196,8 @@ async def test_a_claim_without_a_genesis_is_completed_by_the_retry() -> None:
     """RT-EXE-5: a crash between insert and append loses no start."""
     async with running_edge() as fleet:
         await register(fleet)
-        fleet.tables.claims[("0", "k")] = "383487919391773547"
+        claimed = "383487919391773547"
+        await fleet.tables.claim_start("0", "k", execution_id=claimed, window_s=300)
         body = {"path": "tests/hello", "dedup": {"key": "k"}}
         first = (await fleet.http.post("/api/execute", json=body)).json()
         second = (await fleet.http.post("/api/execute", json=body)).json()

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from litestar import delete, get, post, put
+from litestar.params import FromPath, JSONBody
 from msgspec import Raw, Struct
 from msgspec.json import decode as decode_json
 
@@ -114,7 +115,9 @@ def registered(found: Registered) -> RegisterAnswer:
 
 
 @post("/api/catalog/register", status_code=HTTPStatus.OK)
-async def register(request: HttpRequest, data: RegisterBody) -> RegisterAnswer:
+async def register(
+    request: HttpRequest, data: JSONBody[RegisterBody]
+) -> RegisterAnswer:
     """Store a document as the next version of its path."""
     found = await edge_of(request).catalog.register(data.content, data.resource_type)
     return registered(found)
@@ -122,7 +125,7 @@ async def register(request: HttpRequest, data: RegisterBody) -> RegisterAnswer:
 
 @post("/api/catalog/list", status_code=HTTPStatus.OK)
 async def list_entries(
-    request: HttpRequest, data: CatalogListBody | None = None
+    request: HttpRequest, data: JSONBody[CatalogListBody | None] = None
 ) -> EntriesAnswer:
     """Entries, newest first."""
     return await _listed(edge_of(request), data or CatalogListBody())
@@ -130,7 +133,7 @@ async def list_entries(
 
 @post("/api/catalog/agents/list", status_code=HTTPStatus.OK)
 async def list_agents(
-    request: HttpRequest, data: CatalogListBody | None = None
+    request: HttpRequest, data: JSONBody[CatalogListBody | None] = None
 ) -> EntriesAnswer:
     """Entries that are agents."""
     wanted = data or CatalogListBody()
@@ -149,7 +152,7 @@ async def _listed(edge: Edge, wanted: CatalogListBody) -> EntriesAnswer:
 
 
 @post("/api/catalog/resource", status_code=HTTPStatus.OK)
-async def resource(request: HttpRequest, data: ResourceBody) -> EntryAnswer:
+async def resource(request: HttpRequest, data: JSONBody[ResourceBody]) -> EntryAnswer:
     """One entry, by catalog id or by path and version."""
     catalog_id = id_text(data.catalog_id, "catalog_id")
     version = version_number(data.version)
@@ -159,7 +162,9 @@ async def resource(request: HttpRequest, data: ResourceBody) -> EntryAnswer:
 
 
 @get("/api/catalog/list/{kind:path}")
-async def list_paths(request: HttpRequest, kind: str) -> list[str] | dict[str, Any]:
+async def list_paths(
+    request: HttpRequest, kind: FromPath[str]
+) -> list[str] | dict[str, Any]:
     """Paths of one kind."""
     name = kind.strip("/")
     if name.endswith("/ui_schema"):
@@ -182,13 +187,15 @@ async def content(request: HttpRequest) -> ContentAnswer:
 
 
 @put(["/api/catalog/playbook/content", "/api/catalog/playbook"])
-async def store_content(request: HttpRequest, data: ContentBody) -> RegisterAnswer:
+async def store_content(
+    request: HttpRequest, data: JSONBody[ContentBody]
+) -> RegisterAnswer:
     """Store a text as the next version."""
     return registered(await edge_of(request).catalog.register(data.content, "Playbook"))
 
 
 @post("/api/catalog/playbooks/validate", status_code=HTTPStatus.OK)
-async def validate(data: ContentBody) -> ValidateAnswer:
+async def validate(data: JSONBody[ContentBody]) -> ValidateAnswer:
     """What a validator says of a text; never an error for a bad playbook."""
     checked = parse(content_text(data.content), check_text=check)
     return ValidateAnswer(
@@ -201,7 +208,7 @@ async def validate(data: ContentBody) -> ValidateAnswer:
 
 
 @delete("/api/catalog/playbooks/{catalog_id:str}", status_code=HTTPStatus.OK)
-async def archive(request: HttpRequest, catalog_id: str) -> dict[str, str]:
+async def archive(request: HttpRequest, catalog_id: FromPath[str]) -> dict[str, str]:
     """Hide an entry from lists; refused while executions of it are open."""
     edge = edge_of(request)
     wanted = id_text(catalog_id, "catalog id")
@@ -214,7 +221,7 @@ async def archive(request: HttpRequest, catalog_id: str) -> dict[str, str]:
 
 
 @get("/api/catalog/{rest:path}")
-async def ui_schema(request: HttpRequest, rest: str) -> dict[str, Any]:
+async def ui_schema(request: HttpRequest, rest: FromPath[str]) -> dict[str, Any]:
     """The form of a playbook: ``/api/catalog/<path>/ui_schema`` (RT-CAT-8)."""
     return await _ui_schema(request, rest.strip("/"))
 

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from litestar import get, post
+from litestar.params import FromPath, JSONBody
 from msgspec.json import decode as decode_json
 
 from noetl_worker.server.bodies import (
@@ -24,7 +25,7 @@ from state_builder.records import decode_append
 
 
 @post("/api/events", status_code=HTTPStatus.OK)
-async def take_event(request: HttpRequest, data: EventBody) -> dict[str, Any]:
+async def take_event(request: HttpRequest, data: JSONBody[EventBody]) -> dict[str, Any]:
     """Append one fact of an execution."""
     taken = await edge_of(request).ingest.take(
         _execution(data.execution_id), [data], data.worker_id or ""
@@ -33,7 +34,9 @@ async def take_event(request: HttpRequest, data: EventBody) -> dict[str, Any]:
 
 
 @post("/api/events/batch", status_code=HTTPStatus.OK)
-async def take_events(request: HttpRequest, data: EventBatchBody) -> dict[str, Any]:
+async def take_events(
+    request: HttpRequest, data: JSONBody[EventBatchBody]
+) -> dict[str, Any]:
     """Append facts of an execution, all or none of them."""
     taken = await edge_of(request).ingest.take(
         _execution(data.execution_id), data.events, data.worker_id or ""
@@ -42,7 +45,7 @@ async def take_events(request: HttpRequest, data: EventBatchBody) -> dict[str, A
 
 
 @get("/api/commands/{event_id:str}")
-async def command(request: HttpRequest, event_id: str) -> dict[str, Any]:
+async def command(request: HttpRequest, event_id: FromPath[str]) -> dict[str, Any]:
     """A command as its worker was given it; from the log, for diagnosis."""
     position = int(id_text(event_id, "event_id") or 0)
     _, sequence, index = event_position(position)
@@ -77,7 +80,10 @@ async def command(request: HttpRequest, event_id: str) -> dict[str, Any]:
     guards=[internal],
 )
 async def container_callback(
-    request: HttpRequest, execution_id: str, step: str, data: CallbackBody
+    request: HttpRequest,
+    execution_id: FromPath[str],
+    step: FromPath[str],
+    data: JSONBody[CallbackBody],
 ) -> CallbackAnswer:
     """End a parked step."""
     return await edge_of(request).ingest.call_back(

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from litestar import Response, get, post
+from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
 from noetl_worker.server.bodies import (
@@ -35,13 +36,13 @@ EVENT_STREAM = "text/event-stream"
 
 
 @post("/api/execute", status_code=HTTPStatus.OK)
-async def execute(request: HttpRequest, data: ExecuteBody) -> Started:
+async def execute(request: HttpRequest, data: JSONBody[ExecuteBody]) -> Started:
     """Start an execution."""
     return await edge_of(request).starter.start(data, _trace(request))
 
 
 @post("/api/execute/batch", status_code=HTTPStatus.OK)
-async def execute_batch(request: HttpRequest, data: BatchBody) -> BatchAnswer:
+async def execute_batch(request: HttpRequest, data: JSONBody[BatchBody]) -> BatchAnswer:
     """Start up to a thousand executions; each has its own outcome."""
     return await edge_of(request).starter.start_batch(data.executions)
 
@@ -54,7 +55,9 @@ async def list_executions(request: HttpRequest) -> list[ExecutionAnswer]:
 
 
 @post("/api/executions/cleanup", status_code=HTTPStatus.OK)
-async def cleanup(request: HttpRequest, data: CleanupBody | None = None) -> CleanedUp:
+async def cleanup(
+    request: HttpRequest, data: JSONBody[CleanupBody | None] = None
+) -> CleanedUp:
     """Cancel executions that stand still."""
     body = data or CleanupBody()
     if body.older_than_minutes < 0:
@@ -65,7 +68,7 @@ async def cleanup(request: HttpRequest, data: CleanupBody | None = None) -> Clea
 
 
 @get("/api/executions/{execution_id:str}")
-async def detail(request: HttpRequest, execution_id: str) -> DetailAnswer:
+async def detail(request: HttpRequest, execution_id: FromPath[str]) -> DetailAnswer:
     """One execution with a page of its events."""
     query = dict(request.query_params)
     include = query.get("include_events", "true").lower() not in ("false", "0", "no")
@@ -75,7 +78,9 @@ async def detail(request: HttpRequest, execution_id: str) -> DetailAnswer:
 
 
 @get("/api/executions/{execution_id:str}/events")
-async def events(request: HttpRequest, execution_id: str) -> EventsAnswer | Stream:
+async def events(
+    request: HttpRequest, execution_id: FromPath[str]
+) -> EventsAnswer | Stream:
     """A page of events, newest first; or a live stream where one is accepted."""
     if EVENT_STREAM in request.headers.get("accept", ""):
         return await _stream(request, execution_id)
@@ -84,13 +89,13 @@ async def events(request: HttpRequest, execution_id: str) -> EventsAnswer | Stre
 
 
 @get("/api/executions/{execution_id:str}/stream")
-async def stream(request: HttpRequest, execution_id: str) -> Stream:
+async def stream(request: HttpRequest, execution_id: FromPath[str]) -> Stream:
     """Events as they happen (server-sent events); resumes after ``Last-Event-ID``."""
     return await _stream(request, execution_id)
 
 
 @get("/api/executions/{execution_id:str}/status")
-async def status(request: HttpRequest, execution_id: str) -> dict[str, Any]:
+async def status(request: HttpRequest, execution_id: FromPath[str]) -> dict[str, Any]:
     """Where the execution stands."""
     edge = edge_of(request)
     found = await edge.live.status(_known_id(execution_id))
@@ -98,7 +103,9 @@ async def status(request: HttpRequest, execution_id: str) -> dict[str, Any]:
 
 
 @get("/api/executions/{execution_id:str}/cancellation-check")
-async def cancellation_check(request: HttpRequest, execution_id: str) -> dict[str, Any]:
+async def cancellation_check(
+    request: HttpRequest, execution_id: FromPath[str]
+) -> dict[str, Any]:
     """Whether a worker should stop what it does for an execution."""
     found = await edge_of(request).live.status(_known_id(execution_id), "check")
     cancelled = found.status == "CANCELLED"
@@ -120,7 +127,9 @@ async def cancellation_check(request: HttpRequest, execution_id: str) -> dict[st
     status_code=HTTPStatus.OK,
 )
 async def cancel(
-    request: HttpRequest, execution_id: str, data: CancelBody | None = None
+    request: HttpRequest,
+    execution_id: FromPath[str],
+    data: JSONBody[CancelBody | None] = None,
 ) -> Cancelled:
     """Ask for the end of an execution and of those below it."""
     body = data or CancelBody()
@@ -131,7 +140,9 @@ async def cancel(
 
 @post("/api/executions/{execution_id:str}/finalize", status_code=HTTPStatus.OK)
 async def finalize(
-    request: HttpRequest, execution_id: str, data: FinalizeBody | None = None
+    request: HttpRequest,
+    execution_id: FromPath[str],
+    data: JSONBody[FinalizeBody | None] = None,
 ) -> Response[Finalized]:
     """End an execution that is stuck, with a status of the operator's choice."""
     body = data or FinalizeBody()
@@ -144,7 +155,9 @@ async def finalize(
 
 @post("/api/executions/{execution_id:str}/rerun", status_code=HTTPStatus.OK)
 async def rerun(
-    request: HttpRequest, execution_id: str, data: RerunBody | None = None
+    request: HttpRequest,
+    execution_id: FromPath[str],
+    data: JSONBody[RerunBody | None] = None,
 ) -> Started:
     """Run the same playbook version again."""
     edge = edge_of(request)
@@ -153,7 +166,9 @@ async def rerun(
 
 
 @get("/api/vars/{execution_id:str}")
-async def variables(request: HttpRequest, execution_id: str) -> dict[str, Any]:
+async def variables(
+    request: HttpRequest, execution_id: FromPath[str]
+) -> dict[str, Any]:
     """The variables of an execution."""
     found = await edge_of(request).live.status(_known_id(execution_id))
     return {
@@ -167,7 +182,7 @@ async def variables(request: HttpRequest, execution_id: str) -> dict[str, Any]:
 
 @get("/api/vars/{execution_id:str}/{name:str}")
 async def variable(
-    request: HttpRequest, execution_id: str, name: str
+    request: HttpRequest, execution_id: FromPath[str], name: FromPath[str]
 ) -> dict[str, Any]:
     """One variable."""
     found = await edge_of(request).live.status(_known_id(execution_id))

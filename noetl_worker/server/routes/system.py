@@ -5,12 +5,12 @@ from __future__ import annotations
 from base64 import b64decode
 from binascii import Error as Base64Error
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from litestar import Response, get, post
+from litestar.params import JSONBody
 from msgspec import Struct, field
 
-from noetl_worker.metrics import CONTENT_TYPE
 from noetl_worker.server.bodies import Value
 from noetl_worker.server.edge import Edge, HttpRequest, edge_of
 from noetl_worker.server.guards import check_token
@@ -20,6 +20,9 @@ VALIDATED_TABLES = (
     "resource", "catalog", "transient", "event", "credential", "runtime", "schedule",
     "keychain",
 )  # fmt: skip
+
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""The exposition format of /metrics (RT §1.2)."""
 
 
 class QueryBody(Struct, kw_only=True):
@@ -65,7 +68,7 @@ async def metrics(request: HttpRequest) -> Response[bytes]:
     edge = edge_of(request)
     if edge.settings.server.disable_metrics:
         raise NotFoundError("metrics are switched off here")
-    return Response(edge.ports.metrics_page(), media_type=CONTENT_TYPE)
+    return Response(edge.ports.metrics_page(), media_type=METRICS_TYPE)
 
 
 @get("/api/openapi.json", include_in_schema=False)
@@ -148,7 +151,9 @@ async def validate_database(request: HttpRequest) -> dict[str, Any]:
 
 
 @post("/api/postgres/execute", status_code=HTTPStatus.OK)
-async def execute_sql(request: HttpRequest, data: QueryBody) -> dict[str, Any]:
+async def execute_sql(
+    request: HttpRequest, data: JSONBody[QueryBody]
+) -> dict[str, Any]:
     """Run an operator's statement; refused statements are answered, not raised."""
     edge = edge_of(request)
     if not edge.settings.server.allow_sql:

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from litestar import delete, get, post
+from litestar.params import JSONBody
 from msgspec import Raw, Struct
 
 from noetl_worker.server.bodies import PoolBody, Value, id_text
@@ -69,7 +70,7 @@ def runtime(row: RuntimeRow) -> RuntimeAnswer:
 
 
 @post("/api/worker/pool/register", status_code=HTTPStatus.OK)
-async def register(request: HttpRequest, data: PoolBody) -> RuntimeAnswer:
+async def register(request: HttpRequest, data: JSONBody[PoolBody]) -> RuntimeAnswer:
     """A process says that it is there."""
     edge = edge_of(request)
     kind = data.kind or data.component_type or "worker_pool"
@@ -99,7 +100,9 @@ async def register(request: HttpRequest, data: PoolBody) -> RuntimeAnswer:
 
 
 @post("/api/worker/pool/heartbeat", status_code=HTTPStatus.OK)
-async def heartbeat(request: HttpRequest, data: HeartbeatBody) -> dict[str, Any]:
+async def heartbeat(
+    request: HttpRequest, data: JSONBody[HeartbeatBody]
+) -> dict[str, Any]:
     """It still is; 404 tells it to register again."""
     row = await edge_of(request).ports.tables.beat_runtime(
         data.kind, data.name, status=data.status or "", runtime=_raw(data.runtime)
@@ -116,7 +119,7 @@ async def heartbeat(request: HttpRequest, data: HeartbeatBody) -> dict[str, Any]
 
 @post("/api/worker/pool/deregister", status_code=HTTPStatus.OK)
 async def deregister(
-    request: HttpRequest, data: DeregisterBody | None = None
+    request: HttpRequest, data: JSONBody[DeregisterBody | None] = None
 ) -> dict[str, str]:
     """It goes; name and kind in the body or the query."""
     return await _drop(request, data)
@@ -124,7 +127,7 @@ async def deregister(
 
 @delete("/api/worker/pool/deregister", status_code=HTTPStatus.OK)
 async def deregister_by_delete(
-    request: HttpRequest, data: DeregisterBody | None = None
+    request: HttpRequest, data: JSONBody[DeregisterBody | None] = None
 ) -> dict[str, str]:
     """As the POST of the same name."""
     return await _drop(request, data)
