@@ -10,7 +10,6 @@ PostgreSQL's.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import resource
@@ -237,7 +236,7 @@ async def catch_up(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(materializer.run, stop)
             last = len(full.messages)
-            while (
+            while (  # noqa: ASYNC110 - a poll is what is measured
                 materializer.position is None or materializer.position.sequence < last
             ):
                 await anyio.sleep(0.01)

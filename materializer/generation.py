@@ -14,7 +14,7 @@ import structlog
 
 from state_builder.errors import UnavailableError
 from state_builder.ports import EventLog, LogInfo
-from state_builder.rows import StreamLife, StreamLives
+from state_builder.stores import StreamLife, StreamLives
 
 log = structlog.get_logger(__name__)
 

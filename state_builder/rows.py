@@ -253,14 +253,6 @@ class RowBatch(NamedTuple):
     position: Position
 
 
-class StreamLife(NamedTuple):
-    """Which life of the log stream the tables know of (RT-NATS-36)."""
-
-    created_at: str
-    generation: int
-    last_sequence: int
-
-
 class RowWriter(Protocol):
     """Writes one shard group's rows; only ever one at a time holds it."""
 
@@ -297,21 +289,3 @@ class RowStore(Protocol):
 
         What lies at or before it may be trimmed from the log. Raises UnavailableError.
         """
-
-
-class StreamLives(Protocol):
-    """The tables' memory of the stream's lives (RT-NATS-36)."""
-
-    async def stream_life(self, stream: str) -> StreamLife | None:
-        """What is known, the last sequence including materialized ones."""
-
-    async def begin_life(
-        self, stream: str, *, known: StreamLife | None, now: StreamLife, after: int
-    ) -> bool:
-        """Record another life, if ``known`` is still what is known; one caller wins.
-
-        With a new generation every position becomes (``now.generation``, ``after``).
-        """
-
-    async def saw_sequence(self, stream: str, life: StreamLife) -> None:
-        """Remember how far the stream reached; never goes back."""

@@ -1,7 +1,8 @@
 """What the server edge may read from and keep in the tables.
 
 :class:`RowReader` reads what the materializer wrote; :class:`Tables` is what the
-server writes itself: catalog, start claims, runtime rows. Ids are decimal text, as
+server writes itself: catalog, start claims, runtime rows; :class:`StreamLives` is
+for whoever makes the stream. Ids are decimal text, as
 clients see them; times carry a zone; documents are raw JSON, ``None`` where absent.
 Every method raises UnavailableError while the database is away.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from math import nextafter
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import Raw, Struct
 
@@ -306,4 +307,27 @@ class Tables(Protocol):
         """Rows of an operator's own statement (``/api/postgres/execute``).
 
         Raises InvalidError with the database's own words when it refuses.
+        """
+
+
+class StreamLife(NamedTuple):
+    """Which life of the log stream the tables know of (RT-NATS-36)."""
+
+    created_at: str
+    generation: int
+    last_sequence: int
+
+
+class StreamLives(Protocol):
+    """The tables' memory of the stream's lives (RT-NATS-36)."""
+
+    async def stream_life(self, stream: str) -> StreamLife | None:
+        """What is known, the last sequence including materialized ones."""
+
+    async def begin_life(
+        self, stream: str, *, known: StreamLife | None, now: StreamLife, after: int
+    ) -> bool:
+        """Record another life, if ``known`` is still what is known; one caller wins.
+
+        With a new generation every position becomes (``now.generation``, ``after``).
         """

@@ -24,9 +24,8 @@ from state_builder.rows import (
     Position,
     QuarantineRow,
     RowBatch,
-    StreamLife,
 )
-from state_builder.stores import CatalogRow, RuntimeRow
+from state_builder.stores import CatalogRow, RuntimeRow, StreamLife
 
 OPEN_COMMAND = frozenset({"PENDING", "CLAIMED", "RUNNING"})
 OPEN_EXECUTION = frozenset({"PENDING", "RUNNING"})
@@ -228,14 +227,6 @@ class MemoryLives:
                     self._database.positions[group] = moved
         self._database.lives[stream] = now
         return True
-
-    async def saw_sequence(self, stream: str, life: StreamLife) -> None:
-        """Note how far the stream reached."""
-        self._database.check()
-        found = self._database.lives.get(stream)
-        if found is not None and found[:2] == life[:2]:
-            last = max(found.last_sequence, life.last_sequence)
-            self._database.lives[stream] = found._replace(last_sequence=last)
 
 
 def _check_json(what: str, document: bytes | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from materializer.postgres.database import Database
-from state_builder.rows import StreamLife
+from state_builder.stores import StreamLife
 
 
 class PostgresLives:
@@ -33,8 +33,3 @@ class PostgresLives:
             if changed and now.generation > known.generation:
                 await connection.execute(sql["life_positions"], now.generation, after)
             return bool(changed)
-
-    async def saw_sequence(self, stream: str, life: StreamLife) -> None:
-        """Note how far the stream reached."""
-        async with self._database.session() as connection:
-            await connection.execute(self._database.sql["life_saw"], stream, *life)

@@ -206,10 +206,6 @@ RETURNING true;
 UPDATE noetl.materializer_position
 SET generation = $1, last_seq = $2, updated_at = now() WHERE generation < $1;
 
--- name: life_saw
-UPDATE noetl.stream_generation SET last_seq = $4, updated_at = now()
-WHERE stream = $1 AND stream_created_at = $2 AND generation = $3 AND last_seq < $4;
-
 -- name: executions
 SELECT execution_id, catalog_id, path, version, status, start_time, end_time,
        parent_execution_id, parent_command_id, pool, result, error, event_count,
