@@ -33,7 +33,9 @@ NOW = 1_767_225_600.0
 AT = timestamp(NOW)
 _RESULT = Raw(
     encode_json(
-        ResultEnvelope(status="success", context=ToolOutcome(data=Raw(b'{"status":"ok"}')))
+        ResultEnvelope(
+            status="success", context=ToolOutcome(data=Raw(b'{"status":"ok"}'))
+        )
     )
 )
 

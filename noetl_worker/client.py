@@ -224,6 +224,8 @@ class NoetlClient:
         while True:
             try:
                 async for event in self._stream_once(execution_id, after):
+                    if event is None:
+                        return
                     after = event.event_id
                     yield event
                     if event.type in TERMINAL_STATUS:
@@ -234,13 +236,17 @@ class NoetlClient:
 
     async def _stream_once(
         self, execution_id: str, after: str
-    ) -> AsyncIterator[StreamEvent]:
+    ) -> AsyncIterator[StreamEvent | None]:
+        """Events of one connection; None when the server has no more, ever."""
         headers = {"accept": "text/event-stream"}
         if after:
             headers["last-event-id"] = after
         async with self._http.stream(
             "GET", _execution(execution_id, "stream"), headers=headers, timeout=None
         ) as response:
+            if response.status_code == HTTPStatus.NO_CONTENT:
+                yield None
+                return
             if response.status_code != HTTPStatus.OK:
                 await response.aread()
                 raise _error(response)

@@ -142,7 +142,9 @@ def _text(value: JSON) -> str:
 def _type_name(value: JSON) -> str:
     if value is None:
         return "null"
-    return {bool: "boolean", float: "number"}.get(type(value), type(value).__name__)
+    if isinstance(value, bool):
+        return "boolean"
+    return "number" if isinstance(value, float) else type(value).__name__
 
 
 def due(loop: LoopRun, *, best_effort: bool, room: int) -> list[Iteration]:

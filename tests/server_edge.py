@@ -89,6 +89,7 @@ class Fleet:
     database: MemoryDatabase
     tables: CountedTables
     http: httpx.AsyncClient
+    stop: anyio.Event
     answers: dict[str, dict[str, JSON]] = field(default_factory=dict)
 
     async def materialize(self) -> None:
@@ -203,7 +204,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
         pool_status=lambda: {"pool_size": 1, "status": "ok"},
     )
     workload_bytes_max = server.pop("workload_bytes_max", 524_288)
-    chosen = {"append_s": 0.2, "ask_s": 0.2, "end_wait_s": 0.5, **server}
+    chosen = {"append_s": 0.2, "ask_s": 0.05, "end_wait_s": 0.5, **server}
     defaults = load({}, "worker").server
     settings = EdgeSettings(
         server=Server(**{**vars(defaults), **chosen}),
@@ -220,7 +221,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
         for daemon in daemons(edge).values():
             tasks.start_soon(daemon, stop)
         async with httpx.AsyncClient(transport=transport, base_url="http://t") as http:
-            fleet = Fleet(edge, broker, bus, database, tables, http)
+            fleet = Fleet(edge, broker, bus, database, tables, http, stop)
             await _answer_for_owners(fleet)
             yield fleet
         stop.set()

@@ -7,6 +7,7 @@ never logs and never stores.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Final
 
@@ -93,3 +94,69 @@ def _parts(secret: str) -> Iterator[str]:
         password = userinfo.partition(":")[2]
         if len(password) >= SECRET_LENGTH_MIN:
             yield password
+
+
+def http_headers(auth: JSON) -> dict[str, str]:
+    """What a block, or the first usable one of a map of blocks, adds to a request.
+
+    Raises ToolCallError of kind ``auth`` (TL-AUT-02, TL-HT-11).
+    """
+    if not isinstance(auth, dict) or not auth:
+        return {}
+    if _type_of(auth):
+        return _block_headers(auth)
+    for entry in auth.values():
+        if isinstance(entry, dict) and _type_of(entry) in _HTTP_TYPES:
+            return _block_headers(entry)
+    known = ", ".join(_HTTP_TYPES)
+    raise refuse(f"auth has no block of a type that http can use ({known})")
+
+
+_HTTP_TYPES: Final = ("bearer", "basic", "api_key")
+
+
+def _type_of(block: dict[str, JSON]) -> str:
+    """The type of a block; told by its members where it does not say."""
+    kind = block.get("type")
+    if isinstance(kind, str):
+        return kind.lower()
+    if block.get("source") == "adc":
+        return "gcp_adc"
+    if isinstance(block.get("token"), str):
+        return "bearer"
+    return "basic" if isinstance(block.get("username"), str) else ""
+
+
+def _block_headers(block: dict[str, JSON]) -> dict[str, str]:
+    kind = _type_of(block)
+    if kind == "none":
+        return {}
+    if kind == "bearer":
+        return {"Authorization": f"Bearer {_secret(block, 'token')}"}
+    if kind == "api_key":
+        name = block.get("header") or "X-API-Key"
+        return {str(name): _secret(block, "token", "key", "value")}
+    if kind == "basic":
+        return {"Authorization": basic(_name(block), _secret(block, "password"))}
+    if kind == "gcp_adc":
+        raise refuse("auth type 'gcp_adc' is not available in this build")
+    known = ", ".join((*_HTTP_TYPES, "gcp_adc", "none"))
+    raise refuse(f"auth type '{kind}' is unknown (known: {known})")
+
+
+def basic(user: str, password: str) -> str:
+    """The value of a basic ``Authorization`` header."""
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _name(block: dict[str, JSON]) -> str:
+    name = block.get("username")
+    return name if isinstance(name, str) else ""
+
+
+def _secret(block: dict[str, JSON], *keys: str) -> str:
+    for key in keys:
+        value = block.get(key)
+        if isinstance(value, str) and value:
+            return value
+    raise refuse(f"auth type '{_type_of(block)}' needs {' or '.join(keys)}")

@@ -35,6 +35,8 @@ COMMANDS = (
     ("Look", "events", "inspect:events", "Show what happened in an execution."),
     ("Look", "list", "inspect:list_", "List executions, or playbooks."),
     ("Look", "lint", "register:lint", "Check playbook files without a server."),
+    ("Look", "graph", "document:graph", "Show a playbook's steps and ways."),
+    ("Look", "schema", "document:schema", "Print the JSON Schema of playbooks."),
     ("Look", "settings", "settings:settings", "Show every environment variable."),
     ("Roles", "server", "role:server", "The HTTP edge."),
     ("Roles", "system", "role:system", "Owns shards: folds the log and decides."),

@@ -44,7 +44,7 @@ Assignments = Annotated[
 ]
 PayloadFile = Annotated[
     Path | None,
-    Parameter("--payload", help="JSON or YAML file with the workload."),
+    Parameter("--payload", help="File with the workload: .json, else YAML."),
 ]
 
 
@@ -112,12 +112,21 @@ def read_text(path: Path) -> str:
 
 
 def _read_payload(path: Path) -> dict[str, JSON]:
-    from state_builder.playbook.source import SourceError, read
+    text = read_text(path)
+    if path.suffix != ".json":
+        from state_builder.playbook.source import SourceError, read
 
+        try:
+            return read(text).value
+        except SourceError as error:
+            raise UsageError(f"{path}:{error.line}: {error}") from error
     try:
-        return read(read_text(path)).value
-    except SourceError as error:
-        raise UsageError(f"{path}:{error.line}: {error}") from error
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path}: no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: a workload is a JSON object")
+    return cast(dict[str, JSON], value)
 
 
 def _value(text: str) -> JSON:

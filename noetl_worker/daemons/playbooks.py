@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from msgspec import Struct
+
 from state_builder.arcs import Plan
 from state_builder.drive import Child, ChildNeed
 from state_builder.playbook import parse
@@ -27,7 +29,7 @@ class Playbooks:
         self._kept_max = kept_max
         self._plans: OrderedDict[str, Plan | str] = OrderedDict()
         self._asked: dict[ChildNeed, float] = {}
-        self.children: dict[ChildNeed, Child] = {}
+        self.children: dict[Struct, Struct] = {}
 
     def known(self, catalog_id: str) -> Plan | str | None:
         """The plan, why there is none, or None when it was not fetched yet."""

@@ -46,9 +46,7 @@ async def settle_log(bus: NatsBus, database: Database, stream: str) -> None:
     """Make the log when it is missing, and agree on its generation (RT-NATS-36)."""
     await bus.ensure_log(create=True)
     try:
-        await settle_life(
-            stream, bus.log, PostgresLives(database), bus.set_generation
-        )
+        await settle_life(stream, bus.log, PostgresLives(database), bus.set_generation)
     except UnavailableError as error:
         # While the database is away, the generation in the log is trusted.
         log.warning("generation.unchecked", reason=str(error))

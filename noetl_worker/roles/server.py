@@ -54,7 +54,7 @@ async def run(process: Process) -> None:
 
 def _ports(process: Process, bus: NatsBus, database: Database) -> ServerPorts:
     def pool_status() -> dict[str, JSON]:
-        most, size, idle = database.occupancy()
+        most, size, idle = database.occupancy
         busy = size - idle
         return {
             "pool_min": 0,

@@ -35,14 +35,14 @@ async def run(process: Process) -> None:
         catalog = RemoteCatalog(client)
         playbooks = Playbooks(catalog, process.clock, settings.owner.playbooks_max)
 
-        async def own(stop: anyio.Event) -> None:
+        async def own_shards(stop: anyio.Event) -> None:
             async with anyio.create_task_group() as tasks:
                 ownership = _assemble(process, bus, playbooks, tasks)
                 await stop.wait()
                 await ownership.leave()
                 tasks.cancel_scope.cancel()
 
-        await run_with_health(process, {"owner": own})
+        await run_with_health(process, {"owner": own_shards})
 
 
 def _assemble(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from socket import gethostname
 
 import anyio
-from tools.pipeline import Runner
-from tools.registry import Registry
 
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.roles.process import Process, open_bus, run_with_health
 from noetl_worker.settings import Settings
 from tools.contract import ToolLimits
+from tools.pipeline import Runner
+from tools.registry import Registry
 
 
 def tool_limits(settings: Settings) -> ToolLimits:

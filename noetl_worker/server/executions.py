@@ -28,7 +28,7 @@ from noetl_worker.server.shapes import (
     percent,
 )
 from state_builder.binding import merged
-from state_builder.errors import InvalidError
+from state_builder.errors import InvalidError, UnavailableError
 from state_builder.records import GENESIS, Genesis
 from state_builder.stores import EventFilter, ExecutionFilter, ExecutionView
 
@@ -123,7 +123,11 @@ class Executions:
     async def _known(self, execution_id: str, status: Status) -> Known:
         """The row, with the log after it only where the row is behind."""
         last = int(status.last_event_id or 0)
-        row = await self._ports.rows.execution(execution_id)
+        try:
+            row = await self._ports.rows.execution(execution_id)
+        except UnavailableError:
+            # Of what was started here the log alone can tell.
+            row = None
         if row is not None and int(row.head_event_id) >= last:
             return Known(row, [])
         return await self._history.known(execution_id)

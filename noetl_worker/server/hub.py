@@ -29,6 +29,7 @@ LINGER_S: Final = 5.0
 """How long the log is followed after the last listener left."""
 
 AGAIN_S: Final = 0.2
+JOIN_S: Final = 5.0
 
 
 class Logged(NamedTuple):
@@ -136,7 +137,12 @@ class Listener:
 
 
 class Hub:
-    """Follows the log for whoever listens. :meth:`run` is a daemon of the server."""
+    """Follows the log for whoever listens. :meth:`run` is a daemon of the server.
+
+    Attributes:
+        generation: which of its lives the followed log is in.
+        join_s: how long a listener waits for the log to be followed.
+    """
 
     def __init__(self, log: EventLog, observer: Observer, buffer_max: int) -> None:
         self._log = log
@@ -145,11 +151,12 @@ class Hub:
         self._listeners: dict[str, list[Listener]] = {}
         self._position = 0
         self.generation = 0
+        self.join_s = JOIN_S
         self._following = anyio.Event()
         self._wanted = anyio.Event()
         self._left = anyio.Event()
 
-    async def join(self, execution_id: str, timeout_s: float = 5.0) -> Listener:
+    async def join(self, execution_id: str) -> Listener:
         """Listen to an execution from now on; leave with :meth:`leave`.
 
         Raises:
@@ -160,7 +167,7 @@ class Hub:
         self._observer.gauge("noetl_streams_open", self._count())
         self._wanted.set()
         try:
-            with anyio.fail_after(timeout_s):
+            with anyio.fail_after(self.join_s):
                 await self._following.wait()
             listener.joined_at = self._position
         except TimeoutError:

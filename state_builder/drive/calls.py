@@ -106,7 +106,7 @@ def _prepare(
     need = ChildNeed(
         path=str(path or ""),
         catalog_id=str(_rendered(call.catalog_id, scope, where) or ""),
-        version=int(version) if str(version or "").isdecimal() else None,
+        version=int(str(version)) if str(version or "").isdecimal() else None,
     )
     return _Start(
         step=step, run=run, call=call, iteration=iteration, need=need, data=data

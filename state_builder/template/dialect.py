@@ -15,9 +15,9 @@ from typing import Any, Final, NoReturn, cast
 from jinja2 import Template, TemplateSyntaxError, nodes, pass_context
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, missing
+from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import SandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2.utils import Namespace, missing
 
 from state_builder.errors import TemplateError
 from state_builder.records import JSON
@@ -46,7 +46,7 @@ from state_builder.template.results import (
     type_name,
 )
 from state_builder.template.scope import Scope
-from state_builder.template.values import Undefined, entering, text_form
+from state_builder.template.values import Undefined, text_form
 
 TOKENS_MAX: Final = 50_000
 """Tokens of a text; compiling takes about 20 µs for each."""
@@ -55,8 +55,10 @@ _COUNTED_FROM: Final = 1 << 14
 """Characters from which tokens are counted; a shorter text cannot hold too many."""
 
 _LOOP_WORDS: Final = frozenset(
-    "index index0 revindex revindex0 first last length depth depth0 previtem nextitem"
-    .split()
+    (
+        *("index", "index0", "revindex", "revindex0", "first", "last"),
+        *("length", "depth", "depth0", "previtem", "nextitem"),
+    )
 )
 
 _COMPARISONS: Final[dict[str, Callable[[Meter, object, object], bool]]] = {
@@ -328,6 +330,7 @@ class _Rewriter:
         if isinstance(node, nodes.For):
             # A round costs what its body holds, so nested loops multiply.
             weight = nodes.Const(self.nodes - before)
+            assert isinstance(node.iter, nodes.Expr)
             node.iter = _operation("iterate", node.iter, [weight])
         return node
 
@@ -342,7 +345,8 @@ def _operation(
     dyn_args = None if like is None else like.dyn_args
     dyn_kwargs = None if like is None else like.dyn_kwargs
     found = nodes.Filter(value, f"#{name}", args, kwargs, dyn_args, dyn_kwargs)
-    return found.set_lineno(value.lineno or 1)
+    found.set_lineno(value.lineno or 1)
+    return found
 
 
 def _refuse(message: str, node: nodes.Node) -> NoReturn:

@@ -101,7 +101,7 @@ def _text(
     ) -> object:
         return function(meter, text_form(meter, value), *args, **kwargs)
 
-    return on_text
+    return on_text  # type: ignore[return-value]
 
 
 def _default(
@@ -305,7 +305,7 @@ def _reverse(meter: Meter, value: object) -> object:
 
 
 @_text
-def _format(meter: Meter, text: str, *args: object, **kwargs: object) -> str:
+def _format(meter: Meter, text: str, /, *args: object, **kwargs: object) -> str:
     if args and kwargs:
         raise TemplateError("format takes values or names, not both")
     values = tuple(entering(meter, value) for value in args)
@@ -489,9 +489,15 @@ FILTERS: Final[dict[str, Filter]] = {
 """Every filter an author may write."""
 
 PASSING: Final = frozenset(
-    "abs attr b64decode b64encode capitalize center count d default e escape "
-    "filesizeformat first float forceescape format fromjson int join keys last len "
-    "length list lower replace reverse round safe split string striptags sum title "
-    "tojson trim truncate upper urlencode urlize values wordcount wordwrap".split()
+    (
+        *("abs", "attr", "b64decode", "b64encode", "capitalize", "center"),
+        *("count", "d", "default", "e", "escape", "filesizeformat"),
+        *("first", "float", "forceescape", "format", "fromjson", "int"),
+        *("join", "keys", "last", "len", "length", "list"),
+        *("lower", "replace", "reverse", "round", "safe", "split"),
+        *("string", "striptags", "sum", "title", "tojson", "trim"),
+        *("truncate", "upper", "urlencode", "urlize", "values", "wordcount"),
+        *("wordwrap",),
+    )
 )
 """Filters that put no element into a container other than the one it was in."""

@@ -70,10 +70,10 @@ def _refuse(sign: str, left: object, right: object) -> NoReturn:
     )
 
 
-less = _ordering(operator.lt, "<")
-at_most = _ordering(operator.le, "<=")
-greater = _ordering(operator.gt, ">")
-at_least = _ordering(operator.ge, ">=")
+less = _ordering(operator.lt, "<")  # type: ignore[arg-type]
+at_most = _ordering(operator.le, "<=")  # type: ignore[arg-type]
+greater = _ordering(operator.gt, ">")  # type: ignore[arg-type]
+at_least = _ordering(operator.ge, ">=")  # type: ignore[arg-type]
 
 
 def contains(meter: Meter, item: object, container: object) -> bool:
@@ -131,9 +131,7 @@ def calculate(meter: Meter, sign: str, left: object, right: object) -> object:
     _refuse(sign, left, right)
 
 
-def _calculate_numbers(
-    sign: str, left: int | float, right: int | float
-) -> int | float:
+def _calculate_numbers(sign: str, left: int | float, right: int | float) -> int | float:
     if isinstance(left, int) and isinstance(right, int):
         bits = 0
         if sign == "*":
@@ -178,7 +176,10 @@ def formatted(meter: Meter, text: str, values: tuple[object, ...]) -> str:
         values: one per conversion, or one map for ``%(name)s``.
     """
     shown = _printable(values)
-    longest = max(map(len, map(text_of, shown.values() if isinstance(shown, dict) else shown)), default=0)
+    longest = max(
+        map(len, map(text_of, shown.values() if isinstance(shown, dict) else shown)),
+        default=0,
+    )
     size = len(text)
     for found in _CONVERSION.finditer(text):
         size += longest

@@ -237,7 +237,7 @@ def element(result: StepResult, index: int) -> object:
     found = sequence(result)
     if found is None:
         text = whole(result)
-        return text[index] if _has(text, index) else ABSENT
+        return cast("str", text)[index] if _has(text, index) else ABSENT
     if not -len(found) <= index < len(found):
         return ABSENT
     form = _element_form(result)
@@ -271,7 +271,7 @@ def part(result: StepResult, piece: slice) -> Seen:
 def whole(result: StepResult) -> JSON:
     """The value without views; a pipeline's merged keys are materialised (PB-183)."""
     if result.failed:
-        return cast("JSON", _map_of(result) if _is_bare(result) else result.value)
+        return _map_of(result) if _is_bare(result) else result.value
     labels = result.value
     if result.form not in ("pipeline", "labels", "outcome") or type(labels) is not dict:
         return labels
@@ -302,6 +302,8 @@ def plain(value: object) -> JSON:
         return whole(value)
     if isinstance(value, Undefined):
         return None
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, Mapping) and type(value) is not dict:
         return {name: plain(value[name]) for name in value}
     return cast("JSON", value)

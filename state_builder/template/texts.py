@@ -1,21 +1,22 @@
-"""Compiled texts: what a text is, parsed once and kept by its source.
+"""Compiled texts: what a text is, worked out once and kept by its source.
 
 A lone expression gives a native value, a mixed text a string (PB-410, PB-411); a plain
 dotted path needs no compiled code at all. What a text raises leaves here as
-TemplateError or LimitExceededError and nothing else.
+TemplateError or LimitExceededError, or as the error of an injected function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from jinja2 import TemplateError as JinjaError
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.runtime import Context
 
-from state_builder.errors import NoetlError, TemplateError
+from state_builder.errors import TemplateError
+from state_builder.records import JSON
 from state_builder.template.dialect import (
     ENVIRONMENT,
     Evaluation,
@@ -23,7 +24,7 @@ from state_builder.template.dialect import (
     parse,
     parse_expression,
 )
-from state_builder.template.limits import nested_too_deep
+from state_builder.template.limits import OUTPUT_MAX, exceeded, nested_too_deep
 from state_builder.template.results import ABSENT, plain, seen
 from state_builder.template.scope import Scope
 from state_builder.template.values import Undefined, settle
@@ -36,183 +37,213 @@ LONG_TEXTS_KEPT: Final = 64
 """How many compiled texts are kept; one takes about ten times its source."""
 
 _VALUE: Final = "_value_of_the_text"
-_MIXED_ROOTS: Final = frozenset({"iter", "loop", "ctx", "_results", "_prev", "results"})
-"""Roots whose values may have results inside them."""
 
-Path: TypeAlias = tuple[str, tuple[str | int, ...]]
+_T = TypeVar("_T")
 
 
-class Compiled:
-    """One text or bare expression, ready to be evaluated.
+class Text(Protocol):
+    """A compiled text."""
 
-    Attributes:
-        lone: it gives a native value (PB-410).
-        to_json: its last filter is ``tojson`` (PB-413).
-    """
+    structure: Text | None
+    """What stands before a last ``tojson``; None of any other text (PB-413)."""
 
-    __slots__ = ("_builds", "_path", "_render", "lone", "to_json")
+    lone: bool
+    """The text is one expression and nothing else."""
 
-    def __init__(self, tree: nodes.Template, lone: nodes.Expr | None) -> None:
-        self.lone = lone is not None
-        self.to_json = isinstance(lone, nodes.Filter) and lone.name == "tojson"
-        self._path = None if lone is None else _path_of(lone)
-        if lone is not None:
-            target = nodes.Name(_VALUE, "store").set_lineno(1)
-            tree = nodes.Template([nodes.Assign(target, lone).set_lineno(1)])
-            tree.set_lineno(1)
-        self._render, self._builds = compile_tree(tree)
+    def raw(self, scope: Scope) -> object:
+        """The value with its views, for truth."""
 
-    def value(self, scope: Scope) -> object:
-        """The value of a lone expression, views and undefined as they are."""
-        if self._path is not None:
-            return _follow(self._path, scope)
-        context = Evaluation(scope, self._builds)
-        _run(self._render, context)
-        return context.vars[_VALUE]
-
-    def native(self, scope: Scope) -> Any:
-        """The value of a lone expression as plain JSON; undefined is null."""
-        if self._path is not None and self._path[0] not in _MIXED_ROOTS:
-            return plain(_follow(self._path, scope))
-        meter = Evaluation(scope, self._builds)
-        if self._path is not None:
-            return settle(meter, _follow(self._path, scope))
-        _run(self._render, meter)
-        return settle(meter, meter.vars[_VALUE])
-
-    def text(self, scope: Scope) -> str:
-        """What a mixed text renders to."""
-        return "".join(_run(self._render, Evaluation(scope, self._builds)))
+    def value(self, scope: Scope) -> JSON:
+        """The value."""
 
 
-def compiled(text: str) -> Compiled:
-    """A text with ``{{`` or ``{%``. Raises TemplateError when it cannot be parsed."""
-    return _short(text) if len(text) <= SHORT_TEXT_MAX else _long(text)
+class _Path:
+    """A name and members of it, all literal: ``{{ ctx.n }}``."""
+
+    lone = True
+    structure: Text | None = None
+
+    def __init__(self, root: str, parts: list[str | int]) -> None:
+        self._root = root
+        self._parts = parts
+
+    def raw(self, scope: Scope) -> object:
+        value = scope.lookup(self._root)
+        if value is ABSENT:
+            return Undefined(name=self._root)
+        value = seen(cast("JSON", value))
+        for part in self._parts:
+            if type(part) is str:
+                value = ENVIRONMENT.getattr(value, part)
+            else:
+                value = ENVIRONMENT.getitem(value, part)
+        return value
+
+    def value(self, scope: Scope) -> JSON:
+        return plain(self.raw(scope))
 
 
-def compiled_expression(text: str) -> Compiled:
-    """An expression without braces (PB-440)."""
-    return _bare(text)
+class _Expression:
+    """Any other lone expression."""
+
+    lone = True
+
+    def __init__(self, expression: nodes.Expr, structure: Text | None = None) -> None:
+        self.structure = structure
+        target = nodes.Name(_VALUE, "store")
+        body: list[nodes.Node] = [nodes.Assign(target, expression)]
+        line = expression.lineno or 1
+        self._root, self._builds = compile_tree(
+            nodes.Template(body).set_lineno(line)
+        )
+
+    def _run(self, scope: Scope) -> tuple[Evaluation, object]:
+        run = Evaluation(scope, self._builds)
+        for _ in self._root(run):
+            pass
+        return run, run.vars[_VALUE]
+
+    def raw(self, scope: Scope) -> object:
+        return self._run(scope)[1]
+
+    def value(self, scope: Scope) -> JSON:
+        run, value = self._run(scope)
+        return settle(run, value) if self._builds else plain(value)
 
 
-def tree_of(text: str) -> nodes.Template:
-    """The tree of a text, for looking at. Raises TemplateError."""
-    return _guarded(text, parse)
+class _Mixed:
+    """Text around expressions, or statements."""
+
+    lone = False
+    structure: Text | None = None
+
+    def __init__(self, tree: nodes.Template) -> None:
+        self._root, self._builds = compile_tree(tree)
+
+    def value(self, scope: Scope) -> JSON:
+        return concatenated(self._root(Evaluation(scope, self._builds)))
+
+    raw = value
 
 
-def expression_of(text: str) -> nodes.Expr:
-    """The tree of a bare expression, for looking at. Raises TemplateError."""
-    return _guarded(text, parse_expression)
+def concatenated(pieces: Iterator[str] | list[str]) -> str:
+    """One text of many, refused as soon as it is too long."""
+    found = []
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > OUTPUT_MAX:
+            raise exceeded("output_max", OUTPUT_MAX, "the text made is too long")
+        found.append(piece)
+    return "".join(found)
 
 
-@lru_cache(SHORT_TEXTS_KEPT)
-def _short(text: str) -> Compiled:
-    return _compile(text)
+def text_of_source(source: str) -> Text:
+    """The compiled text; raises TemplateError where it cannot be parsed."""
+    return _short(source) if len(source) <= SHORT_TEXT_MAX else _long(source)
 
 
-@lru_cache(LONG_TEXTS_KEPT)
-def _long(text: str) -> Compiled:
-    return _compile(text)
+def condition_of_source(source: str) -> Text:
+    """The same for a condition, which may stand without braces (PB-440)."""
+    return text_of_source(source) if is_template(source) else _bare(source)
 
 
-@lru_cache(SHORT_TEXTS_KEPT)
-def _bare(text: str) -> Compiled:
-    return _guarded(text, lambda source: Compiled(_EMPTY, parse_expression(source)))
+def is_template(source: str) -> bool:
+    """Does the text hold anything to evaluate (PB-072)?"""
+    return "{{" in source or "{%" in source
 
 
-_EMPTY: Final = nodes.Template([])
+def _compiled(source: str) -> Text:
+    return guarded(source, lambda: _text(parse(source), source))
 
 
-def _compile(text: str) -> Compiled:
-    return _guarded(text, lambda source: _of_tree(parse(source)))
+def _compiled_bare(source: str) -> Text:
+    return guarded(source, lambda: _lone(parse_expression(source), None))
 
 
-def _of_tree(tree: nodes.Template) -> Compiled:
-    return Compiled(tree, _lone_of(tree))
+_short = lru_cache(SHORT_TEXTS_KEPT)(_compiled)
+_long = lru_cache(LONG_TEXTS_KEPT)(_compiled)
+_bare = lru_cache(SHORT_TEXTS_KEPT)(_compiled_bare)
 
 
-def _lone_of(tree: nodes.Template) -> nodes.Expr | None:
-    """The one expression of a text that has nothing else but white space."""
-    found: list[nodes.Expr] = []
-    for statement in tree.body:
-        if not isinstance(statement, nodes.Output):
-            return None
-        for part in statement.nodes:
-            if not isinstance(part, nodes.TemplateData):
-                found.append(part)
-            elif part.data.strip():
+def _text(tree: nodes.Template, source: str) -> Text:
+    expression = lone_expression(tree)
+    if expression is None:
+        return _Mixed(tree)
+    structure: Text | None = None
+    if isinstance(expression, nodes.Filter) and expression.name == "tojson":
+        # Compiling rewrites a tree, so the part before the filter needs its own.
+        again = cast("nodes.Filter", lone_expression(parse(source)))
+        structure = _lone(cast("nodes.Expr", again.node), None)
+    return _lone(expression, structure)
+
+
+def _lone(expression: nodes.Expr, structure: Text | None) -> Text:
+    parts: list[str | int] = []
+    chain = static_chain(expression, parts)
+    if chain is not None and chain.name != "self":
+        return _Path(chain.name, parts)
+    return _Expression(expression, structure)
+
+
+def lone_expression(tree: nodes.Template) -> nodes.Expr | None:
+    """The expression of a text that is nothing but one ``{{ … }}`` (PB-410)."""
+    if len(tree.body) != 1 or not isinstance(tree.body[0], nodes.Output):
+        return None
+    found: nodes.Expr | None = None
+    for node in tree.body[0].nodes:
+        if isinstance(node, nodes.TemplateData):
+            if not node.data.isspace():
                 return None
-    return found[0] if len(found) == 1 else None
-
-
-def _path_of(expression: nodes.Expr) -> Path | None:
-    """Root and members of a plain dotted path."""
-    members: list[str | int] = []
-    node: nodes.Node = expression
-    while True:
-        if isinstance(node, nodes.Getattr):
-            members.append(node.attr)
-            node = node.node
-        elif isinstance(node, nodes.Getitem) and _is_key(node.arg):
-            assert isinstance(node.arg, nodes.Const)
-            members.append(node.arg.value)
-            node = node.node
-        elif isinstance(node, nodes.Name):
-            return node.name, tuple(reversed(members))
-        else:
+        elif found is not None:
             return None
-
-
-def _is_key(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Const) and type(node.value) in (str, int)
-
-
-def _follow(path: Path, scope: Scope) -> Any:
-    root, members = path
-    found: Any = scope.lookup(root)
-    if found is ABSENT:
-        return Undefined(name=root)
-    found = seen(found)
-    for name in members:
-        if isinstance(name, str):
-            found = ENVIRONMENT.getattr(found, name)
         else:
-            found = ENVIRONMENT.getitem(found, name)
+            found = node
     return found
 
 
-def _run(render: Callable[[Context], Any], context: Evaluation) -> list[str]:
-    try:
-        return list(render(context))
-    except NoetlError:
-        raise
-    except RecursionError as error:
-        raise nested_too_deep() from error
-    except (JinjaError, ArithmeticError, TypeError, ValueError, LookupError) as error:
-        raise TemplateError(_words(error)) from error
+def static_chain(expression: nodes.Node, parts: list[str | int]) -> nodes.Name | None:
+    """The name a chain of literal members starts from; ``parts`` gets the members."""
+    found: list[str | int] = []
+    while isinstance(expression, nodes.Getattr | nodes.Getitem):
+        if isinstance(expression, nodes.Getattr):
+            found.append(expression.attr)
+        else:
+            argument = expression.arg
+            if not isinstance(argument, nodes.Const) or (
+                type(argument.value) not in (str, int)
+            ):
+                return None
+            found.append(argument.value)
+        expression = expression.node
+    if not isinstance(expression, nodes.Name):
+        return None
+    parts += reversed(found)
+    return expression
 
 
-def _guarded(text: str, make: Callable[[str], Any]) -> Any:
+_FOREIGN: Final = (
+    JinjaError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What an evaluation may raise besides this product's own errors."""
+
+
+def guarded(source: str, work: Callable[[], _T]) -> _T:
+    """Do the work; whatever the text is to blame for becomes one kind of error."""
     try:
-        return make(text)
-    except NoetlError:
-        raise
+        return work()
+    except TemplateError as error:
+        raise blamed(source, str(error)) from error
     except TemplateSyntaxError as error:
-        raise TemplateError(f"line {error.lineno}: {error.message}") from error
-    except RecursionError as error:
+        where = f" (line {error.lineno})" if "\n" in source else ""
+        raise blamed(source, f"{error.message}{where}") from error
+    except (RecursionError, MemoryError, SyntaxError) as error:
+        # Python's own compiler gives up on deep nesting with either of the latter.
         raise nested_too_deep() from error
-    except (JinjaError, SyntaxError, ValueError, TypeError, MemoryError) as error:
-        raise TemplateError(_words(error)) from error
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
-
-
-__all__ = [
-    "Compiled",
-    "compiled",
-    "compiled_expression",
-    "expression_of",
-    "tree_of",
-]
+    except _FOREIGN as error:
+        raise blamed(source, f"{type(error).__name__}: {error}") from error

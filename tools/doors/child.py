@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from secrets import token_hex
-from typing import cast, Final
+from typing import Final, cast
 
 import anyio
 from anyio.abc import Process

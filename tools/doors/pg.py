@@ -61,7 +61,9 @@ class Session:
         names = [column.name for column in prepared.get_attributes()]
         if len(fetched) > self._rows_max:
             text = f"the query gives more than {self._rows_max} rows"
-            raise ToolCallError(ToolFailure(kind="limit", code="rows_max", message=text))
+            raise ToolCallError(
+                ToolFailure(kind="limit", code="rows_max", message=text)
+            )
         rows = [tuple(row) for row in fetched]
         tag = prepared.get_statusmsg() or ""
         return Done(names=names or None, rows=rows, tag=tag)
@@ -186,7 +188,9 @@ def _value(value: JSON, kind: str, number: int) -> object:
     convert = _CONVERT.get(kind)
     try:
         if convert is not None:
-            return convert(value if isinstance(value, str) else encode_json(value).decode())
+            return convert(
+                value if isinstance(value, str) else encode_json(value).decode()
+            )
     except (ValueError, ArithmeticError, KeyError) as error:
         text = f"params[{number - 1}]: not a valid {kind}"
         failure = ToolFailure(kind="db_error", code="22P02", message=text)

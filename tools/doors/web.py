@@ -1,190 +1,283 @@
-"""The way out to HTTP: pooled clients, egress rules, bounded bodies (TL-SEC-05).
+"""HTTP out: pooled clients, capped bodies, checked addresses, honest redirects.
 
-Every address is resolved and checked before it is called, and again after each
-redirect; a body is read only as far as its limit.
+The address a connection really reached is checked before the first byte is sent, on
+every connection and so on every hop of a redirect (TL-SEC-05). Cookies are never kept.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import ssl
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field, replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from ipaddress import ip_address, ip_network
+from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
 import anyio
 import httpx
+import structlog
 
-from state_builder.records import ToolFailure
+from state_builder.records import JSON, ToolFailure
+from state_builder.redact import mask_url
 from tools.contract import ToolLimits
 from tools.errors import ToolCallError, configuration
 
+log = structlog.get_logger()
+
 REDIRECTS_MAX: Final = 10
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_SECRET_HEADERS: Final = ("authorization", "cookie", "x-api-key", "proxy-authorization")
+USER_AGENT: Final = "noetl"
+
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+_BODY_HEADERS: Final = frozenset(("content-type", "content-length", "content-encoding"))
+_CREDENTIAL_HEADERS: Final = frozenset(
+    ("authorization", "cookie", "proxy-authorization", "x-api-key", "api-key")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebRequest:
-    """One request, ready to go."""
+    """One request.
+
+    Attributes:
+        headers: name → value, as the author spells names.
+        multipart: fields of a multipart form; then ``content`` is not used.
+        secret_headers: lower-case names that stay with the origin (TL-HT-08).
+    """
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
-    timeout_s: float = 30.0
+    multipart: tuple[tuple[str, str], ...] = ()
+    secret_headers: frozenset[str] = frozenset()
+    connect_s: float = 30.0
+    read_s: float = 30.0
     verify: bool = True
-    follow: bool = True
+    follow_redirects: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebResponse:
-    """What came back: the final address, and the whole body."""
+    """One answer, read to its end.
+
+    Attributes:
+        headers: in order, names lower-case; a name may occur again.
+        url: of the last hop.
+    """
 
     status: int
     reason: str
-    headers: httpx.Headers
+    headers: list[tuple[str, str]]
     body: bytes
     url: str
+    elapsed_s: float
 
 
 class Web:
-    """Clients of one worker, one per way of checking certificates (TL-HT-13)."""
+    """One client for each way to verify; made when first needed."""
 
     def __init__(self, limits: ToolLimits) -> None:
         self._limits = limits
-        self._denied = [ipaddress.ip_network(one) for one in limits.http_deny_cidrs]
         self._clients: dict[bool, httpx.AsyncClient] = {}
+        self._denied = [ip_network(cidr) for cidr in limits.http_deny_cidrs]
+        self._unverified: set[str] = set()
+
+    async def fetch(self, request: WebRequest) -> WebResponse:
+        """The answer to a request, redirects followed where asked.
+
+        Raises ToolCallError: ``configuration``, ``timeout``, ``connection``, ``limit``.
+        """
+        started = time.monotonic()
+        for _ in range(REDIRECTS_MAX + 1):
+            response = await self._hop(request)
+            location = response.headers.get("location")
+            redirected = response.status_code in _REDIRECTS and location
+            if not redirected or not request.follow_redirects:
+                return _answer(response, request.url, time.monotonic() - started)
+            request = _next(request, response.status_code, str(location))
+        raise _failure(
+            "client_error", "TOO_MANY_REDIRECTS", f"more than {REDIRECTS_MAX} redirects"
+        )
 
     async def close(self) -> None:
-        """Drop the connections."""
-        for client in self._clients.values():
+        """Close all connections."""
+        clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
             await client.aclose()
-        self._clients.clear()
 
-    def _client(self, verify: bool) -> httpx.AsyncClient:
+    async def _hop(self, request: WebRequest) -> httpx.Response:
+        try:
+            host = urlsplit(request.url).hostname or ""
+            self._check_address(host, host)
+            client = self._client(request.verify, host)
+            hop = client.build_request(
+                request.method,
+                request.url,
+                headers=dict(request.headers),
+                content=None if request.multipart else request.content,
+                files=[(name, (None, value)) for name, value in request.multipart]
+                or None,
+                timeout=httpx.Timeout(request.read_s, connect=request.connect_s),
+                extensions={"trace": self._guard(host)},
+            )
+            response = await client.send(
+                hop, stream=True, auth=None, follow_redirects=False
+            )
+            try:
+                await self._read(response)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
+            return response
+        except (httpx.InvalidURL, ValueError, UnicodeError) as error:
+            raise configuration(f"url: {error}") from error
+        except httpx.HTTPError as error:
+            raise _transport_failure(error, mask_url(request.url)) from error
+
+    async def _read(self, response: httpx.Response) -> None:
+        """The whole body into the response, within the cap (TL-LIM-04)."""
+        limit = self._limits.http_body_bytes_max
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.aiter_bytes():
+            size += len(chunk)
+            if size > limit:
+                text = f"the response body is larger than {limit:,} bytes"
+                raise _failure("limit", "http_body_bytes_max", text)
+            chunks.append(chunk)
+        # What aread() would have left there.
+        response._content = b"".join(chunks)
+
+    def _client(self, verify: bool, host: str) -> httpx.AsyncClient:
+        if not verify and host not in self._unverified:
+            self._unverified.add(host)
+            log.warning("http.certificates_not_verified", host=host)
         client = self._clients.get(verify)
         if client is None:
             client = self._clients[verify] = httpx.AsyncClient(
                 verify=verify,
                 trust_env=self._limits.http_trust_env,
-                follow_redirects=False,
-                limits=httpx.Limits(max_connections=200, max_keepalive_connections=50),
+                headers={"user-agent": USER_AGENT},
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                limits=httpx.Limits(
+                    max_connections=200,
+                    max_keepalive_connections=50,
+                    keepalive_expiry=30.0,
+                ),
             )
         return client
 
-    async def send(self, request: WebRequest) -> WebResponse:
-        """Send, follow redirects, read the body.
+    def _guard(self, host: str) -> Any:
+        """A callback that sees each new connection before anything is sent on it."""
 
-        Raises:
-            ToolCallError: transport trouble, a denied address, a body over the limit.
-        """
-        method, url, content = request.method, request.url, request.content
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        for _ in range(REDIRECTS_MAX + 1):
-            await self._check(url)
-            response = await self._once(request, method, url, headers, content)
-            location = response.headers.get("location")
-            if not request.follow or response.status not in _REDIRECTS or not location:
-                return response
-            target = urljoin(url, location)
-            if response.status == 303 or (
-                response.status in (301, 302) and method == "POST"
-            ):
-                method, content = "GET", None
-                headers.pop("content-type", None)
-            if _origin(target) != _origin(url):
-                headers = {
-                    name: value
-                    for name, value in headers.items()
-                    if name not in _SECRET_HEADERS
-                }
-            url = target
-        raise ToolCallError(
-            ToolFailure(
-                kind="client_error", message=f"more than {REDIRECTS_MAX} redirects"
-            )
-        )
+        async def trace(event: str, info: Mapping[str, Any]) -> None:
+            if event != "connection.connect_tcp.complete":
+                return
+            stream = info["return_value"]
+            address = stream.get_extra_info("server_addr")
+            try:
+                self._check_address(str(address[0]), host)
+            except ToolCallError:
+                await stream.aclose()
+                raise
 
-    async def _once(
-        self,
-        request: WebRequest,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        content: bytes | None,
-    ) -> WebResponse:
-        client = self._client(request.verify)
+        return trace
+
+    def _check_address(self, text: str, host: str) -> None:
         try:
-            async with client.stream(
-                method,
-                url,
-                headers=dict(headers),
-                content=content,
-                timeout=request.timeout_s,
-            ) as response:
-                return WebResponse(
-                    status=response.status_code,
-                    reason=response.reason_phrase,
-                    headers=response.headers,
-                    body=await self._body(response),
-                    url=url,
-                )
-        except httpx.TimeoutException as error:
-            text = f"no answer from {_shown(url)} within {request.timeout_s:g} s"
-            raise _failure("timeout", "TIMEOUT", text, True) from error
-        except httpx.TransportError as error:
-            certificate = isinstance(error.__cause__, ssl.SSLCertVerificationError)
-            text = f"{_shown(url)}: {error or type(error).__name__}"
-            raise _failure("connection", "CONNECTION", text, not certificate) from error
-        except httpx.InvalidURL as error:
-            raise configuration(f"url: {error}") from error
-
-    async def _body(self, response: httpx.Response) -> bytes:
-        most = self._limits.http_body_bytes_max
-        parts: list[bytes] = []
-        size = 0
-        async for part in response.aiter_bytes():
-            size += len(part)
-            if size > most:
-                text = f"the response body is larger than {most} bytes"
-                raise _failure("limit", "http_body_bytes_max", text, False)
-            parts.append(part)
-        return b"".join(parts)
-
-    async def _check(self, url: str) -> None:
-        """Refuse addresses that tools may not call, as the name resolves now."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise configuration("url must be http://… or https://… with a host")
-        if not self._denied:
-            return
-        try:
-            found = await anyio.getaddrinfo(parts.hostname, None)
-        except socket.gaierror as error:
-            text = f"{parts.hostname}: the name cannot be resolved"
-            raise _failure("connection", "CONNECTION", text, True) from error
-        for _, _, _, _, place in found:
-            address = ipaddress.ip_address(str(place[0]).partition("%")[0])
-            mapped = getattr(address, "ipv4_mapped", None)
-            if any((mapped or address) in network for network in self._denied):
-                raise configuration(
-                    f"url: {parts.hostname} is an address tools may not call"
-                )
+            address = ip_address(text.partition("%")[0])
+        except ValueError:
+            return  # A name: what it leads to is checked when connected.
+        mapped = getattr(address, "ipv4_mapped", None)
+        for network in self._denied:
+            if address in network or (mapped is not None and mapped in network):
+                text = f"url: {host} is at {address}, in the denied range {network}"
+                raise configuration(text)
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
+def _next(request: WebRequest, status: int, location: str) -> WebRequest:
+    """The request a redirect asks for (TL-HT-08)."""
+    url = urljoin(request.url, location)
+    old, new = urlsplit(request.url), urlsplit(url)
+    if new.scheme not in ("http", "https") or not new.hostname:
+        text = f"redirect to {mask_url(url)[:200]}, which is no http URL"
+        raise _failure("client_error", "REDIRECT", text)
+    dropped: frozenset[str] = frozenset()
+    if _origin(old.scheme, old.hostname, old.port) != _origin(
+        new.scheme, new.hostname, new.port
+    ):
+        dropped = _CREDENTIAL_HEADERS | request.secret_headers
+    method = request.method
+    becomes_get = status == 303 and method != "HEAD"
+    if becomes_get or (status in (301, 302) and method == "POST"):
+        dropped |= _BODY_HEADERS
+        request = replace(request, method="GET", content=None, multipart=())
+    headers = {
+        name: value
+        for name, value in request.headers.items()
+        if name.lower() not in dropped
+    }
+    return replace(request, url=url, headers=headers)
 
 
-def _shown(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{parts.path}"
+def _origin(scheme: str, host: str | None, port: int | None) -> tuple[str, str, int]:
+    return scheme, (host or "").lower(), port or (443 if scheme == "https" else 80)
 
 
-def _failure(kind: str, code: str, message: str, retryable: bool) -> ToolCallError:
-    failure = ToolFailure(kind=kind, code=code, message=message, retryable=retryable)
-    return ToolCallError(failure, helpers={"http": {"status": 0, "headers": {}}})
+def _answer(response: httpx.Response, url: str, elapsed_s: float) -> WebResponse:
+    return WebResponse(
+        status=response.status_code,
+        reason=response.reason_phrase,
+        headers=[
+            (name.lower(), value) for name, value in response.headers.multi_items()
+        ],
+        body=response.content,
+        url=url,
+        elapsed_s=elapsed_s,
+    )
+
+
+def _transport_failure(error: httpx.HTTPError, url: str) -> ToolCallError:
+    """TL-ERR-02: no answer at all."""
+    text = f"{url}: {_chain(error)}"
+    if isinstance(error, httpx.TimeoutException):
+        return _failure("timeout", "TIMEOUT", text, retryable=True)
+    if isinstance(error, httpx.DecodingError):
+        return _failure("server_error", "DECODING", text)
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return configuration(f"url: {text}")
+    return _failure(
+        "connection", "CONNECTION", text, retryable=not _is_certificate(error)
+    )
+
+
+def _is_certificate(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _chain(error: BaseException) -> str:
+    """``outer: inner: root``, each said once (TL-ERR-03)."""
+    parts: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(parts) < 5:
+        text = str(current) or type(current).__name__
+        if not parts or text != parts[-1]:
+            parts.append(text)
+        current = current.__cause__
+    return ": ".join(parts)
+
+
+def _failure(
+    kind: str, code: str, message: str, *, retryable: bool = False
+) -> ToolCallError:
+    helpers: dict[str, JSON] = {"http": {"status": 0, "headers": {}}, "exit_code": 1}
+    return ToolCallError(
+        ToolFailure(kind=kind, code=code, message=message, retryable=retryable),
+        helpers=helpers,
+    )

@@ -155,9 +155,11 @@ class Duckdb(Tool):
             raise ToolCallError(failure) from error
         if len(rows) > self._limits.rows_max:
             text = f"the query gives more than {self._limits.rows_max} rows"
-            raise ToolCallError(ToolFailure(kind="limit", code="rows_max", message=text))
+            raise ToolCallError(
+                ToolFailure(kind="limit", code="rows_max", message=text)
+            )
         names = [column[0] for column in described or []]
-        if names == [_ROWS_CHANGED] and not statement.lstrip()[:6].upper() == "SELECT":
+        if names == [_ROWS_CHANGED] and statement.lstrip()[:6].upper() != "SELECT":
             changed = json_of(rows[0][0]) if rows else 0
             return {
                 "columns": [],

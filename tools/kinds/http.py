@@ -16,13 +16,15 @@ from state_builder.records import JSON, ToolFailure, encode_json
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.web import Web, WebRequest, WebResponse
 from tools.errors import ToolCallError, configuration
-from tools.fields import Fields, boolean_of, first_of, number_of, text_of, wrong
+from tools.fields import Fields, boolean_of, first_of, map_of, text_of, wrong
 
-METHODS: Final = frozenset("GET POST PUT PATCH DELETE HEAD OPTIONS".split())
-_WITHOUT_BODY: Final = frozenset("GET DELETE HEAD OPTIONS".split())
+METHODS: Final = frozenset(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
+_WITHOUT_BODY: Final = frozenset(["GET", "DELETE", "HEAD", "OPTIONS"])
 _FORBIDDEN: Final = frozenset({"host", "content-length", "transfer-encoding"})
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_BINARY: Final = re.compile(r"(image|audio|video|font)/|application/(octet|zip|gzip|pdf)")
+_BINARY: Final = re.compile(
+    r"(image|audio|video|font)/|application/(octet|zip|gzip|pdf)"
+)
 DEFAULT_TIMEOUT_S: Final = 30.0
 
 
@@ -67,7 +69,7 @@ class Http(Tool):
 
     async def run(self, config: Fields, call: CallContext) -> ToolResult:
         """Success is 2xx; anything else is an error that keeps the whole data."""
-        headers = {str(k): str(v) for k, v in dict(config["headers"]).items()}  # type: ignore[call-overload]
+        headers = {name: str(text) for name, text in map_of(config, "headers").items()}
         headers.setdefault("Idempotency-Key", call.command_id)
         if call.traceparent:
             headers.setdefault("traceparent", call.traceparent)

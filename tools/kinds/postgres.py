@@ -10,7 +10,15 @@ from state_builder.records import JSON, ToolFailure
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.pg import Done, Pools, Session
 from tools.errors import ToolCallError, configuration
-from tools.fields import Fields, boolean_of, first_of, integer_of, text_of, wrong
+from tools.fields import (
+    Fields,
+    boolean_of,
+    first_of,
+    integer_of,
+    map_of,
+    text_of,
+    wrong,
+)
 from tools.sql import split, statements_of
 from tools.values import table_of
 
@@ -60,7 +68,7 @@ class Postgres(Tool):
         """The last statement's result; earlier ones under ``command_<i>``."""
         statements, params = config["statements"], config["params"]
         assert isinstance(statements, list)
-        address: Any = dict(config["address"])  # type: ignore[call-overload]
+        address: Any = dict(map_of(config, "address"))
         address["server_settings"] = {
             "application_name": f"noetl:{call.execution_id}:{call.step}"[:63]
         }
@@ -86,9 +94,7 @@ class Postgres(Tool):
 
 
 async def _each(session: Session, texts: list[str], values: list[JSON]) -> list[Done]:
-    return [
-        await session.run(text, values, index) for index, text in enumerate(texts)
-    ]
+    return [await session.run(text, values, index) for index, text in enumerate(texts)]
 
 
 def _left_open() -> ToolCallError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import anyio
 import structlog
 from msgspec import Struct
@@ -123,7 +125,9 @@ class Caller(Struct, frozen=True, kw_only=True):
             path=command.path,
             traceparent=command.trace.get("traceparent", ""),
             variables=variables_of(job.scope) if "variables" in wanted else {},
-            workload=dict(job.scope.workload) if "workload" in wanted else {},
+            workload=cast("Fields", dict(job.scope.workload))
+            if "workload" in wanted
+            else {},
         )
 
 

@@ -195,6 +195,18 @@ def test_assignments_overlay_the_payload_file(tmp_path: Path) -> None:
         workload_of(file, ())
 
 
+def test_a_json_payload_is_read_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "w.json"
+    file.write_text('{"a": "0042", "b": null}')
+    assert workload_of(file, ()) == {"a": "0042", "b": None}
+    file.write_text('{"a": ')
+    with pytest.raises(UsageError, match=rf"{file}: no JSON: "):
+        workload_of(file, ())
+    file.write_text("[1]")
+    with pytest.raises(UsageError, match=rf"{file}: a workload is a JSON object"):
+        workload_of(file, ())
+
+
 def test_errors_have_one_exit_code_each() -> None:
     assert {
         kind: exit_code_of(kind("x"))
