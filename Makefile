@@ -38,7 +38,6 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/test_tidy.py
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .

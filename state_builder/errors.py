@@ -57,9 +57,29 @@ class NotFoundError(InvalidError):
 
 
 class TemplateError(InvalidError):
-    """A text that cannot be parsed or evaluated."""
+    """A text that cannot be parsed or evaluated.
+
+    Attributes:
+        text: the text at fault, where one is known.
+        detail: what is wrong with it.
+        path: keys and indexes that lead to it in what was rendered, dotted.
+    """
 
     code = "template"
+
+    def __init__(self, message: str, *, text: str = "", detail: str = "") -> None:
+        super().__init__(message)
+        self.text = text
+        self.detail = detail or message
+        self.path = ""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{self.path}: {message}" if self.path else message
+
+    def under(self, key: str | int) -> None:
+        """The text was found below this key or index of something larger."""
+        self.path = f"{key}.{self.path}" if self.path else str(key)
 
 
 class ConflictError(NoetlError):

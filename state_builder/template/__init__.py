@@ -1,20 +1,15 @@
-"""The template dialect: Jinja2's grammar with this language's values (PB §11–13).
+"""The template engine: texts of a playbook become values (PB §12, §13).
 
-The only importer of Jinja2. May import: records, errors. Invariants: pure (the two
-impure functions are handed in with the scope), bounded by counted work, never an
-attribute of a Python object; the drive and the workers evaluate by the same code.
+Sandboxed and pure: the same text and names give the same value, every evaluation ends
+within named limits, and nothing of Python can be reached. Results keep their views
+inside a text only; what leaves is plain JSON. The only importer of Jinja2.
 """
 
-from state_builder.template.reading import (
-    Names,
-    check,
-    error_aware,
-    is_template,
-    names_of,
-)
-from state_builder.template.rendering import condition, render
+from state_builder.template.analysis import Names, error_aware, names_of
+from state_builder.template.rendering import check, condition, render
 from state_builder.template.results import StepResult, plain
 from state_builder.template.scope import Iteration, Scope
+from state_builder.template.texts import is_template
 
 __all__ = [
     "Iteration",

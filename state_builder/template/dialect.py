@@ -46,7 +46,7 @@ from state_builder.template.results import (
     type_name,
 )
 from state_builder.template.scope import Scope
-from state_builder.template.values import Undefined, text_form
+from state_builder.template.values import Undefined, concatenated, text_form
 
 TOKENS_MAX: Final = 50_000
 """Tokens of a text; compiling takes about 20 µs for each."""
@@ -152,6 +152,9 @@ class _Environment(SandboxedEnvironment):
         if found is ABSENT:
             return Undefined(name=f"[{argument}]")
         return seen(cast("JSON", found))
+
+    # Blocks that are captured (``{% set x %}…{% endset %}``) are joined by this.
+    concat = staticmethod(concatenated)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         raise TemplateError(f"{type_name(obj)} cannot be called")

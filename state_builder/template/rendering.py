@@ -1,88 +1,113 @@
-"""Rendering values and deciding conditions (PB §12.2, §12.5)."""
+"""Rendering values and deciding conditions: what the rest of the house calls."""
 
 from __future__ import annotations
-
-from typing import Final
 
 from msgspec import DecodeError
 from msgspec.json import decode as decode_json
 
-from state_builder.errors import TemplateError
+from state_builder.errors import LimitExceededError, TemplateError
 from state_builder.records import JSON
-from state_builder.template.limits import NESTING_MAX, nested_too_deep
-from state_builder.template.reading import is_template
+from state_builder.template.limits import nested_too_deep
 from state_builder.template.scope import Scope
-from state_builder.template.texts import compiled, compiled_expression
+from state_builder.template.texts import (
+    blamed,
+    condition_of_source,
+    guarded,
+    is_template,
+    text_of_source,
+)
 from state_builder.template.values import truth
-
-_OPENERS: Final = {"{": "}", "[": "]"}
 
 
 def render(value: JSON, scope: Scope, *, data: bool = False) -> JSON:
-    """A value with every text in it rendered; keys of maps stay as they are.
+    """Every text of a value evaluated once, at any depth; keys are literal.
 
     Args:
-        data: the value stands in a data position: text that is complete JSON becomes
-            the structure it spells (PB-413).
+        data: the value stands in a data position (PB-413).
 
     Raises:
-        TemplateError: a text that cannot be parsed or evaluated.
-        LimitExceededError: a text that does or makes too much.
+        TemplateError: a text that cannot be parsed or evaluated; ``path`` leads to it.
+        LimitExceededError: a text that does too much, or a value nested too deeply.
     """
-    return _render(value, scope, data, 0)
+    try:
+        return _rendered(value, scope, data)
+    except RecursionError as error:
+        raise nested_too_deep() from error
 
 
-def _render(value: JSON, scope: Scope, data: bool, depth: int) -> JSON:
-    if isinstance(value, str):
-        return _render_text(value, scope, data) if is_template(value) else value
-    if depth > NESTING_MAX:
-        raise nested_too_deep()
-    if isinstance(value, dict):
-        return {
-            key: _render(item, scope, data, depth + 1) for key, item in value.items()
-        }
-    if isinstance(value, list):
-        return [_render(item, scope, data, depth + 1) for item in value]
+def _rendered(value: JSON, scope: Scope, data: bool) -> JSON:
+    if type(value) is str:
+        return _rendered_text(value, scope, data) if is_template(value) else value
+    if type(value) is dict:
+        found: dict[str, JSON] = {}
+        for key, item in value.items():
+            try:
+                found[key] = _rendered(item, scope, data)
+            except TemplateError as error:
+                error.under(key)
+                raise
+        return found
+    if type(value) is list:
+        items: list[JSON] = []
+        for index, item in enumerate(value):
+            try:
+                items.append(_rendered(item, scope, data))
+            except TemplateError as error:
+                error.under(index)
+                raise
+        return items
     return value
 
 
-def _render_text(text: str, scope: Scope, data: bool) -> JSON:
-    found = compiled(text)
-    if found.lone:
-        value: JSON = found.native(scope)
-        return _structure(value) if data and found.to_json else value
-    rendered = found.text(scope)
-    return _structure(rendered) if data else rendered
+def _rendered_text(source: str, scope: Scope, data: bool) -> JSON:
+    text = text_of_source(source)
+    if data and text.structure is not None:
+        text = text.structure
+    value = guarded(source, lambda: text.value(scope))
+    return _structured(value) if data and not text.lone else value
 
 
-def _structure(value: JSON) -> JSON:
-    """The list or map a text spells, else the text itself."""
-    if not isinstance(value, str):
-        return value
-    stripped = value.strip()
-    closer = _OPENERS.get(stripped[:1])
-    if closer is None or not stripped.endswith(closer):
+def _structured(value: JSON) -> JSON:
+    """A mixed text that is a complete JSON list or map gives that (PB-413)."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
         return value
     try:
-        decoded: JSON = decode_json(stripped)
+        found: JSON = decode_json(value)
     except DecodeError:
         return value
-    return decoded
+    return found
 
 
 def condition(text: str | bool, scope: Scope) -> bool:
-    """Whether a condition holds (PB-440, PB-441).
+    """Does the condition hold (PB-440..442)?
 
     Raises:
-        TemplateError: it cannot be evaluated, is empty, or is one unpaired brace.
+        TemplateError: a condition that cannot be parsed or evaluated.
+        LimitExceededError: one that does too much.
     """
     if isinstance(text, bool):
         return text
-    if is_template(text):
-        found = compiled(text)
-        return truth(found.value(scope) if found.lone else found.text(scope))
     if not text.strip():
-        raise TemplateError("the condition is empty")
-    if text.strip()[0] == "{":
-        raise TemplateError("a condition in single braces: write {{ … }}")
-    return truth(compiled_expression(text).value(scope))
+        raise blamed(text, "a condition is a boolean or an expression, not empty")
+    compiled = condition_of_source(text)
+    return guarded(text, lambda: truth(compiled.raw(scope)))
+
+
+def check(text: str, *, is_condition: bool = False) -> str | None:
+    """What is wrong with the syntax of a text, or None.
+
+    Args:
+        is_condition: the text may stand without braces, and not be empty (PB-442).
+    """
+    try:
+        if is_condition:
+            if not text.strip():
+                return "the condition is empty"
+            condition_of_source(text)
+        elif is_template(text):
+            text_of_source(text)
+    except TemplateError as error:
+        return error.detail
+    except LimitExceededError as error:
+        return str(error)
+    return None

@@ -7,13 +7,12 @@ TemplateError or LimitExceededError, or as the error of an injected function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Final, Protocol, TypeVar, cast
 
 from jinja2 import TemplateError as JinjaError
 from jinja2 import TemplateSyntaxError, nodes
-from jinja2.runtime import Context
 
 from state_builder.errors import TemplateError
 from state_builder.records import JSON
@@ -24,10 +23,10 @@ from state_builder.template.dialect import (
     parse,
     parse_expression,
 )
-from state_builder.template.limits import OUTPUT_MAX, exceeded, nested_too_deep
+from state_builder.template.limits import nested_too_deep
 from state_builder.template.results import ABSENT, plain, seen
 from state_builder.template.scope import Scope
-from state_builder.template.values import Undefined, settle
+from state_builder.template.values import Undefined, concatenated, settle
 
 SHORT_TEXT_MAX: Final = 4096
 """Characters of a text that is kept among many."""
@@ -93,9 +92,7 @@ class _Expression:
         target = nodes.Name(_VALUE, "store")
         body: list[nodes.Node] = [nodes.Assign(target, expression)]
         line = expression.lineno or 1
-        self._root, self._builds = compile_tree(
-            nodes.Template(body).set_lineno(line)
-        )
+        self._root, self._builds = compile_tree(nodes.Template(body).set_lineno(line))
 
     def _run(self, scope: Scope) -> tuple[Evaluation, object]:
         run = Evaluation(scope, self._builds)
@@ -124,18 +121,6 @@ class _Mixed:
         return concatenated(self._root(Evaluation(scope, self._builds)))
 
     raw = value
-
-
-def concatenated(pieces: Iterator[str] | list[str]) -> str:
-    """One text of many, refused as soon as it is too long."""
-    found = []
-    size = 0
-    for piece in pieces:
-        size += len(piece)
-        if size > OUTPUT_MAX:
-            raise exceeded("output_max", OUTPUT_MAX, "the text made is too long")
-        found.append(piece)
-    return "".join(found)
 
 
 def text_of_source(source: str) -> Text:
@@ -247,3 +232,15 @@ def guarded(source: str, work: Callable[[], _T]) -> _T:
         raise nested_too_deep() from error
     except _FOREIGN as error:
         raise blamed(source, f"{type(error).__name__}: {error}") from error
+
+
+_EXCERPT: Final = 120
+"""Characters of a text that an error shows."""
+
+
+def blamed(source: str, detail: str) -> TemplateError:
+    """The error of a text, with the beginning of the text in it."""
+    excerpt = source if len(source) <= _EXCERPT else f"{source[:_EXCERPT]}…"
+    return TemplateError(
+        f"cannot evaluate '{excerpt}': {detail}", text=source, detail=detail
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, cast
 
 from jinja2 import Undefined as JinjaUndefined
@@ -20,7 +20,9 @@ from state_builder.records import JSON
 from state_builder.template.limits import (
     CHARACTERS_PER_UNIT,
     NESTING_MAX,
+    OUTPUT_MAX,
     Meter,
+    exceeded,
     nested_too_deep,
 )
 from state_builder.template.results import StepResult, plain, type_name, whole
@@ -161,6 +163,18 @@ def text_form(meter: Meter, value: object) -> str:
     text = text_of(entering(meter, value))
     meter.written(len(text))
     return text
+
+
+def concatenated(pieces: Iterable[str]) -> str:
+    """One text of many, refused as soon as it is too long."""
+    found = []
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > OUTPUT_MAX:
+            raise exceeded("output_max", OUTPUT_MAX, "the text made is too long")
+        found.append(piece)
+    return "".join(found)
 
 
 def truth(value: object) -> bool:

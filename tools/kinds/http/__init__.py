@@ -1,7 +1,0 @@
-"""``http``: one request, its answer as data (TL §3.3)."""
-
-from __future__ import annotations
-
-from tools.kinds.http.kind import Http
-
-__all__ = ["Http"]
