@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from litestar import Response, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
@@ -77,15 +78,17 @@ async def detail(request: HttpRequest, execution_id: FromPath[str]) -> DetailAns
     )
 
 
-@get("/api/executions/{execution_id:str}/events")
-async def events(
-    request: HttpRequest, execution_id: FromPath[str]
-) -> EventsAnswer | Stream:
+@get(
+    "/api/executions/{execution_id:str}/events",
+    responses={HTTPStatus.OK: ResponseSpec(EventsAnswer)},
+)
+async def events(request: HttpRequest, execution_id: FromPath[str]) -> Response[Any]:
     """A page of events, newest first; or a live stream where one is accepted."""
     if EVENT_STREAM in request.headers.get("accept", ""):
         return await _stream(request, execution_id)
     page = page_of(dict(request.query_params))
-    return await edge_of(request).executions.events(_known_id(execution_id), page)
+    found = await edge_of(request).executions.events(_known_id(execution_id), page)
+    return Response(found)
 
 
 @get("/api/executions/{execution_id:str}/stream")
