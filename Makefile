@@ -68,3 +68,7 @@ $(VENV)/.installed-%: pyproject.toml
 
 $(VENV)/.installed-dev: extras := dev
 $(VENV)/.installed-test: extras := dev,test
+
+check-lint: $(VENV)/.installed-test
+	$(BIN)/ruff check state_builder/state state_builder/drive noetl_worker/daemons noetl_worker/roles
+	$(BIN)/lint-imports

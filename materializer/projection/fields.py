@@ -105,7 +105,7 @@ class _HotMeta(Struct, omit_defaults=True):
     pending_callback: bool = False
     child_execution_id: str = ""
     timer: str = ""
-    due_at: float = 0.0
+    due_at: float | None = None
     code: str = ""
     ignored: str = ""
 
@@ -204,7 +204,7 @@ def meta_of(event: Event, own: bytes, issued: int, ignored: str) -> bytes | None
             event.pending,
             event.child,
             event.timer,
-            event.due,
+            event.due or None,
             event.code,
             ignored,
         )

@@ -171,7 +171,8 @@ class Owner:
         if isinstance(plan, str):
             self._fail(owned, entry, "playbook_missing", plan)
             return
-        now = self._ports.clock.now()
+        # In whole microseconds, as the log keeps it: a replay decides by the same time.
+        now = round(self._ports.clock.now(), 6)
         turn = Turn(
             plan=plan,
             state=entry.state,

@@ -22,19 +22,24 @@ def warn_graph(report: Report, playbook: Playbook) -> None:
                 f"'{name}' alone means the key until the step is done"
             )
             report.warning(path, text)
-    leaves = [name for name, step in playbook.steps.items() if not step.next.arcs]
+    leaves = [
+        name
+        for name in reached
+        if not playbook.steps[name].next.arcs and name != playbook.final_step
+    ]
     if len(leaves) > 1 and "end" not in playbook.steps:
         text = f"no step 'end', and several steps end a branch: {', '.join(leaves)}"
         report.warning(("workflow",), text)
 
 
-def _reached(playbook: Playbook) -> set[str]:
+def _reached(playbook: Playbook) -> list[str]:
+    """Steps a path leads to, in document order; none when there is no entry."""
     steps = playbook.steps
     queue = [name for name in (playbook.entry, playbook.final_step) if name in steps]
-    reached = set(queue)
+    found = set(queue)
     while queue:
         for arc in steps[queue.pop()].next.arcs:
-            if arc.target in steps and arc.target not in reached:
-                reached.add(arc.target)
+            if arc.target in steps and arc.target not in found:
+                found.add(arc.target)
                 queue.append(arc.target)
-    return reached
+    return [name for name in steps if name in found]

@@ -138,7 +138,7 @@ def _playbook(document: Document, report: Report) -> Playbook | None:
     playbook = Playbook(
         name=str(metadata.get("name", "")),
         path=str(metadata.get("path", "")),
-        kind=root.text("kind").lower(),
+        kind=str(root.get("kind")).lower(),
         workload=workload,
         spec=root.block("spec").value or None,
         steps=steps,

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import pytest
-from playbook_documents import END, errors, only, start, warnings
+from playbook_documents import END, book, errors, only, start, warnings
 
 from state_builder.playbook import PlaybookError, load, parse
 
