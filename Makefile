@@ -38,6 +38,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_tidy.py
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
@@ -68,7 +69,3 @@ $(VENV)/.installed-%: pyproject.toml
 
 $(VENV)/.installed-dev: extras := dev
 $(VENV)/.installed-test: extras := dev,test
-
-check-lint: $(VENV)/.installed-test
-	$(BIN)/ruff check state_builder/state state_builder/drive noetl_worker/daemons noetl_worker/roles
-	$(BIN)/lint-imports

@@ -1,0 +1,1 @@
+"""What this machine and this product can do, measured: ``python -m bench``."""

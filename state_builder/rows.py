@@ -213,6 +213,7 @@ class OpenCommand(Struct, kw_only=True):
     error: str | None = None
     latest: int = 0
     previous: int | None = None
+    updated_at: Micros = 0
 
 
 class ExecutionHead(Struct, kw_only=True):

@@ -141,10 +141,9 @@ def command_row(
     command_id: str,
     command: OpenCommand,
     issue: Issue,
-    touched: Touched,
+    head: ExecutionHead,
 ) -> CommandRow:
     """A command issued in the batch."""
-    head = touched.head
     return CommandRow._make(
         (
             execution_id,
@@ -172,13 +171,13 @@ def command_row(
             command.latest,
             command.previous,
             issue.created_at,
-            touched.stored_at,
+            command.updated_at,
         )
     )
 
 
 def command_change(
-    execution_id: int, command_id: str, command: OpenCommand, touched: Touched
+    execution_id: int, command_id: str, command: OpenCommand
 ) -> CommandChange:
     """A command issued before the batch."""
     return CommandChange._make(
@@ -195,7 +194,7 @@ def command_change(
             _text(command.error),
             command.latest,
             command.previous,
-            touched.stored_at,
+            command.updated_at,
         )
     )
 

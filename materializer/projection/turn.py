@@ -116,11 +116,13 @@ class Turn:
                 issue = touched.issued.get(command_id)
                 if issue is None:
                     batch.command_changes.append(
-                        command_change(execution_id, command_id, command, touched)
+                        command_change(execution_id, command_id, command)
                     )
                 else:
                     batch.commands.append(
-                        command_row(execution_id, command_id, command, issue, touched)
+                        command_row(
+                            execution_id, command_id, command, issue, touched.head
+                        )
                     )
             if touched.genesis is not None:
                 row = execution_row(execution_id, touched, touched.genesis)
@@ -196,6 +198,7 @@ class Turn:
                 step=event.step,
                 kind=event.kind or None,
                 latest=seen.event_id,
+                updated_at=seen.entry.stored_at,
             )
             touched.head.commands[event.command_id] = begun
             touched.commands[event.command_id] = begun
@@ -205,6 +208,7 @@ class Turn:
         command = seen.command
         if command is None or not apply_fact(command, event, seen.event_id, seen.at):
             return "command_not_open"
+        command.updated_at = seen.entry.stored_at
         touched.commands[event.command_id] = command
         if command.completed_at is not None:
             del touched.head.commands[event.command_id]
@@ -230,5 +234,6 @@ def _end(seen: Seen, touched: Touched) -> None:
     touched.error = seen.event.error[:ERROR_TEXT_MAX] or None
     for command_id, command in touched.head.commands.items():
         cancel(command, seen.event_id, seen.at)
+        command.updated_at = seen.entry.stored_at
         touched.commands[command_id] = command
     touched.head.commands.clear()

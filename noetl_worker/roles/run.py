@@ -9,7 +9,13 @@ from typing import Final
 from noetl_worker.roles.process import open_process
 from state_builder.errors import SettingsError
 
-ROLES: Final = ("server", "system", "worker", "materializer")
+ROLES: Final = {
+    "server": "noetl_worker.roles.server",
+    "system": "noetl_worker.roles.system",
+    "worker": "noetl_worker.roles.worker",
+    "materializer": "noetl_worker.roles.materializer",
+}
+"""Role → the module whose ``run`` is the role."""
 
 
 async def run_role(role: str, environ: Mapping[str, str]) -> None:
@@ -21,4 +27,4 @@ async def run_role(role: str, environ: Mapping[str, str]) -> None:
     if role not in ROLES:
         raise SettingsError(f"role {role!r}: use one of {', '.join(ROLES)}")
     process = open_process(role, environ)
-    await import_module(f"noetl_worker.roles.{role}").run(process)
+    await import_module(ROLES[role]).run(process)

@@ -92,7 +92,9 @@ class _Expression:
         target = nodes.Name(_VALUE, "store")
         body: list[nodes.Node] = [nodes.Assign(target, expression)]
         line = expression.lineno or 1
-        self._root, self._builds = compile_tree(nodes.Template(body).set_lineno(line))
+        tree = nodes.Template(body)
+        tree.set_lineno(line)
+        self._root, self._builds = compile_tree(tree)
 
     def _run(self, scope: Scope) -> tuple[Evaluation, object]:
         run = Evaluation(scope, self._builds)

@@ -79,12 +79,12 @@ class Http(Tool):
             url=str(config["url"]),
             headers=headers,
             content=content.encode() if isinstance(content, str) else None,
-            timeout_s=call.timeout_s,
+            read_s=call.timeout_s,
             verify=bool(config["verify"]),
-            follow=bool(config["follow"]),
+            follow_redirects=bool(config["follow"]),
         )
         begun = time.monotonic()
-        response = await self._web.send(request)
+        response = await self._web.fetch(request)
         elapsed = time.monotonic() - begun
         data = _data(response, str(config["response_type"]), elapsed)
         helpers: Fields = {
@@ -209,7 +209,7 @@ def _without_userinfo(url: str) -> tuple[str, str]:
 
 def _data(response: WebResponse, wanted: str, elapsed: float) -> Fields:
     headers: Fields = {}
-    for name, value in response.headers.multi_items():
+    for name, value in response.headers:
         known = headers.get(name)
         headers[name] = f"{known}, {value}" if known else value
     if "set-cookie" in headers:
@@ -224,12 +224,17 @@ def _data(response: WebResponse, wanted: str, elapsed: float) -> Fields:
     }
 
 
+def _header(response: WebResponse, name: str) -> str | None:
+    """The first header of that lower-case name."""
+    return next((value for known, value in response.headers if known == name), None)
+
+
 def _body(response: WebResponse, wanted: str) -> JSON:
     """The parsed body (TL-HT-05)."""
     raw = response.body
     if not raw:
         return None
-    kind = response.headers.get("content-type", "")
+    kind = _header(response, "content-type") or ""
     if wanted == "binary" or (wanted == "auto" and _BINARY.match(kind)):
         return {"base64": base64.b64encode(raw).decode(), "size": len(raw)}
     if wanted in ("auto", "json"):
@@ -268,7 +273,7 @@ def _failure(response: WebResponse) -> ToolFailure:
         message=f"HTTP {status} {response.reason}".strip(),
         retryable=retryable,
         status_code=status,
-        retry_after=_retry_after(response.headers.get("retry-after")),
+        retry_after=_retry_after(_header(response, "retry-after")),
         source="http",
     )
 

@@ -196,8 +196,7 @@ async def _first_answer(answerers: Sequence[Answerer], question: Question) -> Qu
     async def listen(answerer: Answerer) -> None:
         try:
             answer = await answerer(question)
-        # As on the wire: a failed answer is silence to the asker.
-        except Exception:
+        except Exception:  # as on the wire: a failed answer is silence to the asker
             log.exception("question.failed")
             return
         if answer is not None and not said.done():

@@ -101,10 +101,10 @@ class DirectClient(Client):
             return
         try:
             handler(subject, reply, data, headers)
-        # An error here would end the library's read loop and with it the connection.
-        # Every handler's work is repeated when it is lost: appends are retried,
-        # commands delivered again, readers notice the gap.
         except Exception:
+            # An error here would end the library's read loop and with it the
+            # connection. Every handler's work is repeated when it is lost: appends are
+            # retried, commands delivered again, readers notice the gap.
             log.exception("message.handler_failed", subject=subject.decode())
 
     async def _process_err(self, err_msg: str) -> None:

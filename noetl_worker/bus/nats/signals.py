@@ -106,9 +106,9 @@ class NatsSignals:
     async def _answer(self, callback: Answerer, question: Question, to: str) -> None:
         try:
             answer = await callback(question)
-        # A failed answer is silence to the asker, who falls back; it must not end the
-        # bus and every other answer with it.
         except Exception:
+            # A failed answer is silence to the asker, who falls back; it must not end
+            # the bus and every other answer with it.
             log.exception("question.failed")
             return
         finally:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from written_log import answer, end, failure, fact, genesis, issue, stored, whole
+from written_log import answer, end, fact, failure, genesis, issue, stored, whole
 
 from materializer.memory import MemoryDatabase, MemoryRows
 from materializer.projection import Projector, decode_messages
@@ -63,7 +63,10 @@ def logs(draw: st.DrawFn) -> list[LogMessage]:
     again = draw(st.lists(st.sampled_from(records), max_size=6))
     for record in again:
         records.insert(draw(st.integers(0, len(records))), record)
-    return stored(*records)
+    return [
+        each._replace(stored_at=each.stored_at + each.sequence)
+        for each in stored(*records)
+    ]
 
 
 @st.composite

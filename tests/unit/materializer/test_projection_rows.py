@@ -155,7 +155,7 @@ def test_meta_joins_own_meta_and_hot_fields() -> None:
 
 @pytest.mark.parametrize(
     ("own", "expected"),
-    [(b"[1]", {"value": [1], "visit": 1}), (b"{ }", {"visit": 1}), (b"", {"visit": 1})],
+    [(b"[1]", {"value": [1], "visit": 1}), (b"{ }", {"visit": 1})],
 )
 def test_meta_of_any_shape_stays_an_object(own: bytes, expected: object) -> None:
     """RT-EVT-0: meta is an object whatever an emitter sent."""

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import pytest
-from playbook_documents import END, book, errors, only, start, warnings
+from playbook_documents import END, errors, only, start, warnings
 
 from state_builder.playbook import PlaybookError, load, parse
 
@@ -190,6 +190,11 @@ def test_pb_725_texts_without_templates_may_speak_of_it() -> None:
 
 
 def test_pb_725_rules_run_on_the_worker_and_may_use_it() -> None:
+    body = """
+    tool:
+      kind: noop
+      spec: {policy: {rules: [{when: "{{ keychain.x }}", then: {do: continue}}]}}
+    """
     assert errors(start(body)) == []
 
 
