@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Raw
 
+from materializer.projection import Projected, Projector, decode_messages
 from state_builder.ids import Shard, command_id
 from state_builder.ports import LogMessage
 from state_builder.records import (
@@ -13,6 +14,7 @@ from state_builder.records import (
     encode_append,
     encode_json,
 )
+from state_builder.rows import Position, RowBatch
 
 AT = "2026-11-20T10:00:00.250000Z"
 STORED_AT = 1_795_168_800.5
@@ -124,3 +126,21 @@ def stored(*records: Record, first: int = 1) -> list[LogMessage]:
 def message(sequence: int, data: bytes, kind: str = "events") -> LogMessage:
     """Bytes in the log."""
     return LogMessage(sequence, Shard(0), kind, data, STORED_AT)
+
+
+def project(
+    messages: list[LogMessage], projector: Projector | None = None, generation: int = 0
+) -> Projected:
+    """All messages as one batch."""
+    projector = projector or Projector(generation)
+    position = Position(generation, messages[-1].sequence)
+    return projector.project(
+        decode_messages(messages).entries,
+        after=Position(generation, messages[0].sequence - 1),
+        position=position,
+    )
+
+
+def rows_of(*records: Record) -> RowBatch:
+    """The rows of all records, read as one batch."""
+    return project(stored(*records)).batch
