@@ -23,7 +23,7 @@ from state_builder.records import (
     encode_json,
 )
 from state_builder.state import Outcome, Pass
-from state_builder.state.fold import encode_failure
+from state_builder.state.outcomes import encode_failure
 from state_builder.template import plain
 
 _RETRY_DEFAULTS = Raw(b'{"max_attempts":3,"delay_s":1.0,"backoff":"fixed"}')

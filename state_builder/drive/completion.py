@@ -24,7 +24,7 @@ from state_builder.state import (
     Updated,
     assign,
 )
-from state_builder.state.fold import aggregate
+from state_builder.state.loops import aggregate
 from state_builder.template import Scope, render
 
 

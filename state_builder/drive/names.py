@@ -13,7 +13,7 @@ from msgspec.json import decode as decode_json
 from state_builder.drive.decision import Draft
 from state_builder.records import JSON
 from state_builder.state import Outcome, Pass, State
-from state_builder.state.fold import encode_failure
+from state_builder.state.outcomes import encode_failure
 from state_builder.template import Scope, StepResult
 
 

@@ -50,49 +50,53 @@ def document_schema() -> Schema:
             "spec": _described(_MAP, "Free data, readable as spec in templates."),
             "execution_pool": _text(),
         },
-        "$defs": {
-            "condition": {
-                "type": ["string", "boolean"],
-                "minLength": 1,
-                "description": "true, false, an expression, or a template.",
-            },
-            "seconds": {
-                "anyOf": [
-                    {"type": "number", "exclusiveMinimum": 0},
-                    _duration(),
-                    _NULL,
-                ],
-                "description": "Seconds, or a text like 30s, 5m, 1h.",
-            },
-            "timeout": {"anyOf": [_ref("seconds"), _copied(_TEMPLATE)]},
-            "count": {
-                "anyOf": [
-                    {"type": "number", "minimum": 1, "multipleOf": 1},
-                    {"type": "string", "pattern": r"^\s*0*[1-9][0-9]*\s*$"},
-                    _copied(_TEMPLATE),
-                    _NULL,
-                ]
-            },
-            "set": {
-                "type": ["object", "null"],
-                "propertyNames": {"minLength": 1, "not": {"pattern": r"^\.|\.\.|\.$"}},
-                "description": "Variable (x, a.b, ctx.x) to value or template.",
-            },
-            "step": _step(),
-            "tool": _tool(),
-            "single": _single(),
-            "task": _task(),
-            "policy": _policy(),
-            "rule": _rule(),
-            "action": _action(),
-            "retry": _retry(),
-            "output": _output(),
-            "loop": _loop(),
-            "next": _next(),
-            "arc": _arc(),
-            "workbook": _workbook(),
-            "executor": _executor(),
+        "$defs": _definitions(),
+    }
+
+
+def _definitions() -> Schema:
+    return {
+        "condition": {
+            "type": ["string", "boolean"],
+            "minLength": 1,
+            "description": "true, false, an expression, or a template.",
         },
+        "seconds": {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0},
+                _duration(),
+                _NULL,
+            ],
+            "description": "Seconds, or a text like 30s, 5m, 1h.",
+        },
+        "timeout": {"anyOf": [_ref("seconds"), _copied(_TEMPLATE)]},
+        "count": {
+            "anyOf": [
+                {"type": "number", "minimum": 1, "multipleOf": 1},
+                {"type": "string", "pattern": r"^\s*0*[1-9][0-9]*\s*$"},
+                _copied(_TEMPLATE),
+                _NULL,
+            ]
+        },
+        "set": {
+            "type": ["object", "null"],
+            "propertyNames": {"minLength": 1, "not": {"pattern": r"^\.|\.\.|\.$"}},
+            "description": "Variable (x, a.b, ctx.x) to value or template.",
+        },
+        "step": _step(),
+        "tool": _tool(),
+        "single": _single(),
+        "task": _task(),
+        "policy": _policy(),
+        "rule": _rule(),
+        "action": _action(),
+        "retry": _retry(),
+        "output": _output(),
+        "loop": _loop(),
+        "next": _next(),
+        "arc": _arc(),
+        "workbook": _workbook(),
+        "executor": _executor(),
     }
 
 

@@ -22,13 +22,11 @@ from state_builder.records import (
     Event,
     Genesis,
     ToolFailure,
-    encode_json,
-    outcome_envelope_decoder,
 )
+from state_builder.state.loops import aggregate, count, issue_iteration
 from state_builder.state.model import (
     Entered,
     Exited,
-    Frame,
     LoopRun,
     OpenCommand,
     Outcome,
@@ -39,7 +37,7 @@ from state_builder.state.model import (
     Token,
     Updated,
 )
-from state_builder.template import StepResult, plain
+from state_builder.state.outcomes import failure_of, outcome_of
 
 Handler = Callable[[State, Event, int], bool]
 """Changes the state; False when the event meant nothing to it."""
@@ -48,8 +46,6 @@ _genesis = Decoder(Genesis)
 _entered = Decoder(Entered)
 _exited = Decoder(Exited)
 _updated = Decoder(Updated)
-_json = Decoder()
-_updates = Decoder(dict[str, JSON])
 
 _FAILED_WORDS: Final = frozenset({"error", "failed", "timeout"})
 
@@ -182,43 +178,6 @@ def _result_of(run: Pass, failure: ToolFailure | None, failed: bool) -> Outcome:
     return outcome
 
 
-def aggregate(loop: LoopRun) -> Outcome:
-    """The result of a finished loop, elements in index order (PB-230, PB-256)."""
-    stats: dict[str, JSON] = {
-        "total": loop.completed + loop.failed,
-        "completed": loop.completed,
-        "failed": loop.failed,
-    }
-    if loop.cursor is not None:
-        drained: JSON = {
-            "cursor": "drained",
-            "frames": loop.cursor.claimed,
-            "rows": loop.cursor.rows,
-            "stats": stats,
-        }
-        return Outcome(form="cursor", data=encode_json(drained))
-    stats["total"] = loop.total
-    elements = b",".join(b"null" if one is None else one for one in loop.results)
-    errors = [
-        {"index": int(index), "error": encode_failure(failure)}
-        for index, failure in sorted(loop.errors.items(), key=lambda pair: int(pair[0]))
-    ]
-    data = b'{"results":[%b],"stats":%b,"count":%d,"errors":%b}' % (
-        elements,
-        encode_json(stats),
-        loop.total,
-        encode_json(errors),
-    )
-    form = "loop:http" if loop.form == "http" else "loop"
-    return Outcome(form=form, data=data)
-
-
-def encode_failure(failure: ToolFailure) -> JSON:
-    """The error object as templates and events see it."""
-    decoded: JSON = _json.decode(encode_json(failure))
-    return decoded
-
-
 def _skip(state: State, event: Event, event_id: int) -> bool:
     step = state.step(event.step)
     exited = _exited.decode(event.context) if event.context else Exited()
@@ -281,29 +240,8 @@ def _issue(state: State, event: Event, event_id: int) -> bool:
     run.issued += 1
     step.status = "command_issued"
     if run.loop is not None:
-        _issue_iteration(run.loop, event.iteration)
+        issue_iteration(run.loop, event.iteration)
     return True
-
-
-def _issue_iteration(loop: LoopRun, iteration: str) -> None:
-    loop.open += 1
-    if loop.cursor is None:
-        loop.issued = int(iteration) + 1
-        return
-    frame, row = parse_cursor_iteration(iteration)
-    if row is None:
-        loop.cursor.claiming += 1
-        loop.cursor.next_frame = max(loop.cursor.next_frame, frame + 1)
-        return
-    claimed = loop.cursor.frames[frame]
-    claimed.open += 1
-    claimed.next_row = len(claimed.rows) if loop.cursor.whole_frame else row + 1
-
-
-def parse_cursor_iteration(iteration: str) -> tuple[int, int | None]:
-    """Frame and row of ``f3r7``; no row for a claim, ``f3``."""
-    frame, _, row = iteration[1:].partition("r")
-    return int(frame), int(row) if row else None
 
 
 def _started(state: State, event: Event, event_id: int) -> bool:
@@ -323,41 +261,11 @@ def _called(state: State, event: Event, event_id: int) -> bool:
     command = state.commands.get(event.command_id)
     if command is None:
         return False
-    outcome = _outcome_of(event, event_id)
+    outcome = outcome_of(event, event_id)
     if command.parked:
         return _finish(state, event.command_id, command, outcome)
     command.outcome = outcome
     return True
-
-
-def _outcome_of(event: Event, event_id: int) -> Outcome:
-    """What a ``call.done``/``call.error`` carries; bytes are copied."""
-    ok = event.type == "call.done" and event.status != "FAILED"
-    if not event.result:
-        failure = None if ok else failure_of(event)
-        return Outcome(ok=ok, event=event_id, error=failure)
-    envelope = outcome_envelope_decoder.decode(event.result)
-    found = envelope.context
-    outcome = Outcome(ok=ok, event=event_id, reference=bytes(envelope.reference))
-    if found is not None:
-        outcome.form = found.form
-        outcome.data = bytes(found.data) or b"null"
-        outcome.error = found.error
-        outcome.helpers = bytes(found.helpers)
-        if found.updates:
-            outcome.updates = _updates.decode(found.updates)
-    if not ok and outcome.error is None:
-        outcome.error = failure_of(event)
-    return outcome
-
-
-def failure_of(event: Event) -> ToolFailure:
-    """The error object of a failure that came without one."""
-    return ToolFailure(
-        kind=event.code or "unknown",
-        code=event.code,
-        message=event.error or "the command failed",
-    )
 
 
 def _completed(state: State, event: Event, event_id: int) -> bool:
@@ -405,71 +313,8 @@ def _finish(
     if run.loop is None:
         run.outcome = outcome
         return True
-    _count(run.loop, command.iteration, outcome)
+    count(run.loop, command.iteration, outcome)
     return True
-
-
-def _count(loop: LoopRun, iteration: str, outcome: Outcome) -> None:
-    loop.open -= 1
-    loop.last_event = outcome.event
-    if outcome.updates:
-        loop.updates[outcome.event] = outcome.updates
-    if loop.cursor is not None:
-        _count_cursor(loop, iteration, outcome)
-        return
-    if not outcome.ok:
-        loop.failed += 1
-        loop.errors[iteration] = outcome.error or ToolFailure(
-            kind="unknown", message="the iteration failed"
-        )
-        return
-    loop.completed += 1
-    loop.form = outcome.form
-    loop.results[int(iteration)] = _element(outcome)
-
-
-def _element(outcome: Outcome) -> bytes:
-    """An element is what an ordinary step would have had: merged keys and all."""
-    if outcome.form != "pipeline":
-        return outcome.data
-    labels: JSON = _json.decode(outcome.data)
-    return encode_json(plain(StepResult(value=labels, form="pipeline")))
-
-
-def _count_cursor(loop: LoopRun, iteration: str, outcome: Outcome) -> None:
-    cursor = loop.cursor
-    assert cursor is not None
-    number, row = parse_cursor_iteration(iteration)
-    if row is not None:
-        frame = cursor.frames[number]
-        frame.open -= 1
-        if not frame.open and frame.next_row >= len(frame.rows):
-            del cursor.frames[number]
-    else:
-        cursor.claiming -= 1
-        rows = _rows_of(outcome) if outcome.ok else []
-        cursor.claimed += bool(rows)
-        cursor.rows += len(rows)
-        if rows:
-            cursor.frames[number] = Frame(rows=rows)
-        else:
-            cursor.retired += 1
-    if not outcome.ok:
-        loop.failed += 1
-        loop.errors.setdefault(
-            str(number),
-            outcome.error or ToolFailure(kind="unknown", message="the frame failed"),
-        )
-    elif row is not None:
-        loop.completed += 1
-
-
-def _rows_of(outcome: Outcome) -> list[JSON]:
-    """The rows of a claim; a bare list counts as rows (PB-253)."""
-    data: JSON = _json.decode(outcome.data)
-    if isinstance(data, dict):
-        data = data.get("rows")
-    return data if isinstance(data, list) else []
 
 
 def _set_timer(state: State, event: Event, event_id: int) -> bool:

@@ -16,17 +16,16 @@ from jinja2.utils import Namespace
 from state_builder.errors import TemplateError
 from state_builder.records import JSON
 from state_builder.template import operators
-from state_builder.template.filters import (
+from state_builder.template.filters import replace_text, split_text
+from state_builder.template.limits import ITEMS_MAX, Meter, exceeded
+from state_builder.template.results import ABSENT, StepResult, member, type_name, whole
+from state_builder.template.sequences import (
     join_texts,
     keys_of,
     map_of,
     pairs_of,
-    replace_text,
-    split_text,
     values_of,
 )
-from state_builder.template.limits import ITEMS_MAX, Meter, exceeded
-from state_builder.template.results import ABSENT, StepResult, member, type_name, whole
 from state_builder.template.values import entering, is_nothing, text_form
 
 
