@@ -8,7 +8,8 @@ redaction, and the materializer's projection of single events.
 """
 
 from noetl_worker.server.app import create_app, create_edge, daemons
-from noetl_worker.server.edge import Edge, EdgeSettings, ServerPorts
+from noetl_worker.server.edge import Edge
+from noetl_worker.server.ports import EdgeSettings, ServerPorts
 
 __all__ = [
     "Edge",

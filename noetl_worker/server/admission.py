@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 import structlog
 
-from noetl_worker.server.edge import EdgeSettings, ServerPorts
+from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from state_builder.errors import LogFullError, UnavailableError
 
 log = structlog.get_logger(__name__)

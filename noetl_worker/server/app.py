@@ -28,13 +28,14 @@ from noetl_worker.lifecycle import Daemon
 from noetl_worker.server.admission import Admission
 from noetl_worker.server.answers import HANDLERS
 from noetl_worker.server.catalog import Catalog
-from noetl_worker.server.edge import Edge, EdgeSettings, ServerPorts
+from noetl_worker.server.edge import Edge
 from noetl_worker.server.ending import Ending
 from noetl_worker.server.executions import Executions
 from noetl_worker.server.history import History
 from noetl_worker.server.hub import Hub
 from noetl_worker.server.ingest import Ingest
 from noetl_worker.server.live import Live, LiveSettings
+from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.routes import catalog, events, executions, system, workers
 from noetl_worker.server.starting import Starter
 from noetl_worker.server.streams import Streams

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from msgspec.json import decode as decode_json
 
 from noetl_worker.server.documents import EXECUTABLE, registration
-from noetl_worker.server.edge import Ids
+from noetl_worker.server.ports import Ids
 from state_builder.errors import InvalidError, NotFoundError, UnavailableError
 from state_builder.playbook import ParseResult, Playbook, PlaybookError, parse
 from state_builder.ports import Clock

@@ -13,10 +13,10 @@ from typing import Final
 import anyio
 from msgspec import Raw, Struct
 
-from noetl_worker.server.edge import EdgeSettings, ServerPorts
 from noetl_worker.server.history import History
-from noetl_worker.server.hub import Hub
+from noetl_worker.server.hub import Hub, Listener
 from noetl_worker.server.live import Live
+from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.shapes import Status
 from state_builder.errors import (
     ConflictError,
@@ -241,17 +241,24 @@ class Ending:
             self._ports.observer.count(
                 "noetl_event_ingest_published_total", event_type=event.type
             )
-            with anyio.move_on_after(self._settings.server.end_wait_s):
-                while not listener.closed:
-                    await listener.wait(self._settings.server.end_wait_s)
-                    for logged in listener.take():
-                        if logged.event.type in TERMINAL_STATUS:
-                            return TERMINAL_STATUS[logged.event.type]
+            if ended := await self._heard(listener):
+                return ended
         finally:
             self._hub.leave(listener)
         # The end may have come before we listened, or the hub was interrupted.
         status = await self._live.status(execution_id, "cancel")
         return status.status if status.over else ""
+
+    async def _heard(self, listener: Listener) -> str:
+        """The final status when it is told in time, else empty."""
+        wait_s = self._settings.server.end_wait_s
+        with anyio.move_on_after(wait_s):
+            while not listener.closed:
+                await listener.wait(wait_s)
+                for logged in listener.take():
+                    if logged.event.type in TERMINAL_STATUS:
+                        return TERMINAL_STATUS[logged.event.type]
+        return ""
 
     def _ended_as(self, execution_id: str, found: str, wanted: str) -> Finalized:
         if found != wanted:

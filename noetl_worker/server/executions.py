@@ -9,10 +9,10 @@ from msgspec.json import Decoder
 from msgspec.json import decode as decode_json
 
 from noetl_worker.server.bodies import ExecuteBody, RerunBody, object_or_empty
-from noetl_worker.server.edge import ServerPorts
 from noetl_worker.server.history import History, Known
 from noetl_worker.server.hub import Logged
 from noetl_worker.server.live import Live
+from noetl_worker.server.ports import ServerPorts
 from noetl_worker.server.shapes import (
     NULL,
     EventAnswer,

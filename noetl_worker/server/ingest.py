@@ -14,9 +14,9 @@ from msgspec import Raw, Struct
 
 from noetl_worker.server.admission import Admission
 from noetl_worker.server.bodies import CallbackBody, EventItem, id_text, object_or_empty
-from noetl_worker.server.edge import EdgeSettings, ServerPorts
 from noetl_worker.server.history import History
 from noetl_worker.server.live import Live
+from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.shapes import Status, moment, parsed
 from state_builder.errors import InvalidError
 from state_builder.ids import event_id, shard_of

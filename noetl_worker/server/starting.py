@@ -16,8 +16,8 @@ from msgspec import Raw, Struct, ValidationError, convert
 from noetl_worker.server.admission import Admission
 from noetl_worker.server.bodies import ExecuteBody, TraceBody, id_text, version_number
 from noetl_worker.server.catalog import Catalog, Prepared
-from noetl_worker.server.edge import EdgeSettings, ServerPorts
 from noetl_worker.server.live import Live
+from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.shapes import Facts
 from state_builder.binding import effective_workload, merged
 from state_builder.errors import (

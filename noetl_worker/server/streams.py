@@ -12,10 +12,10 @@ from typing import Final
 
 import structlog
 
-from noetl_worker.server.edge import EdgeSettings, ServerPorts
 from noetl_worker.server.history import History
 from noetl_worker.server.hub import Hub, Listener, Logged
 from noetl_worker.server.live import Live
+from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.shapes import (
     EventAnswer,
     Facts,

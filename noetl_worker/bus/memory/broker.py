@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from noetl_worker.bus.appends import check_size
 from noetl_worker.bus.topology import BusSettings
@@ -18,9 +19,6 @@ from state_builder.errors import FencedError, LogFullError
 from state_builder.ids import Shard
 from state_builder.ports import Appended, Clock, LogInfo, LogMessage
 from state_builder.records import JSON
-
-if TYPE_CHECKING:
-    from noetl_worker.bus.memory.queue import MemoryConsumer
 
 Question: TypeAlias = dict[str, JSON]
 Answerer: TypeAlias = Callable[[Question], Awaitable[Question | None]]
@@ -179,3 +177,104 @@ class MemoryBroker:
             callback()
         for consumer in tuple(self.consumers.values()):
             consumer.dispatch()
+
+
+class Taker(Protocol):
+    """Who takes messages of a pool."""
+
+    @property
+    def free(self) -> int:
+        """How many more it takes now."""
+
+    def deliver(self, pool: str, stored: Stored, count: int) -> None:
+        """Take one, for the ``count``-th time."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A message handed out and not finished; ``due`` is when it is handed out again."""
+
+    stored: Stored
+    count: int
+    due: float
+
+
+class MemoryConsumer:
+    """One pool's durable consumer.
+
+    Hands messages to waiting takers in turn; a message unfinished after the ack wait,
+    by the clock, is handed out again.
+    """
+
+    def __init__(self, broker: MemoryBroker, pool: str, ack_wait_s: float) -> None:
+        self._broker = broker
+        self._pool = pool
+        self._ack_wait_s = ack_wait_s
+        self._position = 0
+        self._pending: dict[int, _Pending] = {}
+        self._pullers: deque[Taker] = deque()
+
+    def join(self, puller: Taker) -> None:
+        """Hand messages to this one too."""
+        self._pullers.append(puller)
+
+    def quit(self, puller: Taker) -> None:
+        """No more messages for this one."""
+        self._pullers.remove(puller)
+
+    def dispatch(self) -> None:
+        """Hand out what is due, in turn to those with a free slot."""
+        while (puller := self._next_puller()) is not None:
+            pending = self._next_due() or self._next_new()
+            if pending is None:
+                return
+            pending.count += 1
+            pending.due = self._now() + self._ack_wait_s
+            puller.deliver(self._pool, pending.stored, pending.count)
+
+    def finish(self, sequence: int) -> None:
+        """Never again. Matched by sequence alone, as the real broker does it."""
+        self._pending.pop(sequence, None)
+
+    def postpone(self, sequence: int, delay_s: float) -> None:
+        """Again after the delay, not before."""
+        pending = self._pending.get(sequence)
+        if pending is not None:
+            pending.due = self._now() + delay_s
+
+    def next_due_s(self) -> float | None:
+        """How long until something must be handed out again."""
+        dues = [pending.due for pending in self._pending.values()]
+        return max(0.0, min(dues) - self._now()) if dues else None
+
+    def counts(self) -> tuple[int, int]:
+        """Not yet handed out, handed out and unfinished."""
+        new = sum(
+            1 for each in self._broker.after(self._position) if each.pool == self._pool
+        )
+        return new, len(self._pending)
+
+    def _next_puller(self) -> Taker | None:
+        for _ in range(len(self._pullers)):
+            puller = self._pullers[0]
+            self._pullers.rotate(-1)
+            if puller.free > 0:
+                return puller
+        return None
+
+    def _next_due(self) -> _Pending | None:
+        now = self._now()
+        ready = [each for each in self._pending.values() if each.due <= now]
+        return min(ready, key=lambda each: each.due) if ready else None
+
+    def _next_new(self) -> _Pending | None:
+        for stored in self._broker.after(self._position):
+            self._position = stored.message.sequence
+            if stored.pool == self._pool:
+                pending = _Pending(stored, 0, 0.0)
+                self._pending[stored.message.sequence] = pending
+                return pending
+        return None
+
+    def _now(self) -> float:
+        return self._broker.clock.monotonic()

@@ -1,107 +1,15 @@
-"""The pools' consumers and the ``CommandQueue`` port in memory.
-
-A consumer hands messages to waiting pullers in turn; a message unfinished after the ack
-wait, by the clock, is handed out again.
-"""
+"""The ``CommandQueue`` port in memory: pullers, and what they were handed."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 
-from noetl_worker.bus.memory.broker import MemoryBroker, Stored
+from noetl_worker.bus.memory.broker import MemoryBroker, MemoryConsumer, Stored
 from noetl_worker.bus.memory.waiting import Signal
 from noetl_worker.bus.topology import BusSettings, Topology
 from state_builder.errors import SettingsError, UnavailableError
 from state_builder.ids import Shard
 from state_builder.ports import Delivery
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A message handed out and not finished; ``due`` is when it is handed out again."""
-
-    stored: Stored
-    count: int
-    due: float
-
-
-class MemoryConsumer:
-    """One pool's durable consumer."""
-
-    def __init__(self, broker: MemoryBroker, pool: str, ack_wait_s: float) -> None:
-        self._broker = broker
-        self._pool = pool
-        self._ack_wait_s = ack_wait_s
-        self._position = 0
-        self._pending: dict[int, _Pending] = {}
-        self._pullers: deque[MemoryPuller] = deque()
-
-    def join(self, puller: MemoryPuller) -> None:
-        """Hand messages to this one too."""
-        self._pullers.append(puller)
-
-    def quit(self, puller: MemoryPuller) -> None:
-        """No more messages for this one."""
-        self._pullers.remove(puller)
-
-    def dispatch(self) -> None:
-        """Hand out what is due, in turn to those with a free slot."""
-        while (puller := self._next_puller()) is not None:
-            pending = self._next_due() or self._next_new()
-            if pending is None:
-                return
-            pending.count += 1
-            pending.due = self._now() + self._ack_wait_s
-            puller.deliver(self._pool, pending.stored, pending.count)
-
-    def finish(self, sequence: int) -> None:
-        """Never again. Matched by sequence alone, as the real broker does it."""
-        self._pending.pop(sequence, None)
-
-    def postpone(self, sequence: int, delay_s: float) -> None:
-        """Again after the delay, not before."""
-        pending = self._pending.get(sequence)
-        if pending is not None:
-            pending.due = self._now() + delay_s
-
-    def next_due_s(self) -> float | None:
-        """How long until something must be handed out again."""
-        dues = [pending.due for pending in self._pending.values()]
-        return max(0.0, min(dues) - self._now()) if dues else None
-
-    def counts(self) -> tuple[int, int]:
-        """Not yet handed out, handed out and unfinished."""
-        new = sum(
-            1 for each in self._broker.after(self._position) if each.pool == self._pool
-        )
-        return new, len(self._pending)
-
-    def _next_puller(self) -> MemoryPuller | None:
-        for _ in range(len(self._pullers)):
-            puller = self._pullers[0]
-            self._pullers.rotate(-1)
-            if puller.free > 0:
-                return puller
-        return None
-
-    def _next_due(self) -> _Pending | None:
-        now = self._now()
-        ready = [each for each in self._pending.values() if each.due <= now]
-        return min(ready, key=lambda each: each.due) if ready else None
-
-    def _next_new(self) -> _Pending | None:
-        for stored in self._broker.after(self._position):
-            self._position = stored.message.sequence
-            if stored.pool == self._pool:
-                pending = _Pending(stored, 0, 0.0)
-                self._pending[stored.message.sequence] = pending
-                return pending
-        return None
-
-    def _now(self) -> float:
-        return self._broker.clock.monotonic()
 
 
 class MemoryDelivery:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from state_builder.ids import Shard
-
-if TYPE_CHECKING:
-    from noetl_worker.bus.nats.puller import Puller
 
 ACK = b"+ACK"
 PROGRESS = b"+WPI"
 TERM = b"+TERM"
+
+
+class Speaker(Protocol):
+    """Who speaks to the broker for a delivery, and holds its slot."""
+
+    def say(self, delivery: NatsDelivery, reply: bytes, payload: bytes) -> bool:
+        """Send something about it; False when its time has passed."""
+
+    def next_deadline(self) -> float:
+        """Until when the broker waits after a sign of life given now."""
+
+    def release(self, delivery: NatsDelivery) -> None:
+        """Free its slot."""
 
 
 class NatsDelivery:
@@ -38,7 +48,7 @@ class NatsDelivery:
     )
 
     def __init__(
-        self, puller: Puller, reply: bytes, pool: str, shard: Shard, data: bytes
+        self, puller: Speaker, reply: bytes, pool: str, shard: Shard, data: bytes
     ) -> None:
         self._puller = puller
         self._reply = reply
