@@ -37,7 +37,6 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("public names", "state_builder/records.py"): "the wire format is one file",
     ("public names", "noetl_worker/server/bodies.py"): "request bodies are one table",
     ("public names", "noetl_worker/server/routes/catalog.py"): "routes are one table",
-    ("public names", "tools/kinds/python/child.py"): "a script that runs on its own",
     ("words", "state_builder/playbook/flow.py"): "HTML entities, as Mermaid wants them",
     ("words", "state_builder/template/operators.py"): "flags of printf",
     ("words", "tests/test_tidy.py"): "it names what it looks for",
@@ -254,7 +253,7 @@ def rule_reachable() -> Iterator[tuple[str, str]]:
         f"noetl_worker.cli.{where.partition(':')[0]}" for _, _, where, _ in COMMANDS
     ]
     # A program of its own: the door starts it by path.
-    roots += ["tools.kinds.python.child"]
+    roots += ["tools.kinds.python.child.__main__", "tools.kinds.python.child.service"]
     roots += ["noetl_worker.__main__", "noetl_worker.cli", "noetl_worker.roles"]
     waiting = [name for root in roots for name in _with_parents(root)]
     for source in sources("tests", "bench"):

@@ -19,7 +19,7 @@ from tools.errors import ToolCallError, configuration
 from tools.fields import Fields
 from tools.kinds.python.config import SCRIPT_BYTES_MAX, canonical
 
-PROGRAM: Final = str(Path(__file__).with_name("child.py"))
+PROGRAM: Final = str(Path(__file__).with_name("child") / "__main__.py")
 
 TRACEBACK_MAX: Final = 4096
 """Characters of a traceback in the outcome (TL-OUT-03)."""
