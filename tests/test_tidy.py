@@ -284,8 +284,9 @@ def _imported(source: Source, known: dict[str, Source]) -> list[str]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.append(node.module)
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
+            base = f"{_module(source.name).rpartition('.')[0]}." if node.level else ""
+            names.append(f"{base}{node.module}")
+            names += [f"{base}{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value.partition(":")[0]
             names += [name] if name in known else []

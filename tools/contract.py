@@ -114,6 +114,9 @@ class Tool(ABC):
     clamped: ClassVar[bool] = False
     timeout_as: ClassVar[tuple[str, str]] = ("timeout", "timeout")
 
+    def __init__(self, limits: ToolLimits) -> None:
+        self._limits = limits
+
     @abstractmethod
     def validate(self, config: dict[str, JSON]) -> dict[str, JSON]:
         """Canonical configuration: aliases resolved, numbers and booleans coerced.

@@ -7,8 +7,9 @@ the entry-point group ``noetl.tools`` add kinds and never replace one (TL-INT-03
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Final, cast
 
 from state_builder.records import ToolFailure
 from tools.contract import Tool, ToolLimits
@@ -19,50 +20,15 @@ Factory = Callable[[ToolLimits], Tool]
 PLUGIN_GROUP: Final = "noetl.tools"
 
 
-def _noop(limits: ToolLimits) -> Tool:
-    from tools.kinds.noop import Noop
-
-    return Noop()
-
-
-def _python(limits: ToolLimits) -> Tool:
-    from tools.kinds.python import Python
-
-    return Python(limits)
-
-
-def _shell(limits: ToolLimits) -> Tool:
-    from tools.kinds.shell import Shell
-
-    return Shell(limits)
-
-
-def _http(limits: ToolLimits) -> Tool:
-    from tools.kinds.http import Http
-
-    return Http(limits)
-
-
-def _postgres(limits: ToolLimits) -> Tool:
-    from tools.kinds.postgres import Postgres
-
-    return Postgres(limits)
-
-
-def _duckdb(limits: ToolLimits) -> Tool:
-    from tools.kinds.duckdb import Duckdb
-
-    return Duckdb(limits)
-
-
-BUILT_IN: Final[dict[str, Factory]] = {
-    "duckdb": _duckdb,
-    "http": _http,
-    "noop": _noop,
-    "postgres": _postgres,
-    "python": _python,
-    "shell": _shell,
+BUILT_IN: Final[dict[str, str]] = {
+    "duckdb": "tools.kinds.duckdb:Duckdb",
+    "http": "tools.kinds.http:Http",
+    "noop": "tools.kinds.noop:Noop",
+    "postgres": "tools.kinds.postgres:Postgres",
+    "python": "tools.kinds.python:Python",
+    "shell": "tools.kinds.shell:Shell",
 }
+"""Kind → module and class; each is described in ``kinds/<kind>.toml``."""
 
 NOT_BUILT: Final = frozenset(
     (
@@ -104,20 +70,24 @@ class Registry:
         return tool
 
     def _build(self, kind: str) -> Tool:
-        plugin = self._plugins.get(kind)
-        factory = BUILT_IN.get(kind)
-        if factory is None and plugin is None:
-            raise _absent(kind)
         try:
-            if factory is None:
-                assert plugin is not None
-                return _loaded(plugin)(self._limits)
+            factory = self._factory(kind)
             return factory(self._limits)
         except ImportError as error:
             raise configuration(
                 f"kind '{kind}' needs the package '{error.name}', "
                 "which is not installed in this worker"
             ) from error
+
+    def _factory(self, kind: str) -> Factory:
+        place = BUILT_IN.get(kind)
+        if place is not None:
+            module, _, name = place.partition(":")
+            return cast("Factory", getattr(import_module(module), name))
+        plugin = self._plugins.get(kind)
+        if plugin is None:
+            raise _absent(kind)
+        return cast("Factory", plugin.load())
 
     async def close(self) -> None:
         """Close every tool that was built; all are closed, also when one fails."""
@@ -130,11 +100,6 @@ class Registry:
                 errors.append(error)
         if errors:
             raise ExceptionGroup("tools did not close", errors)
-
-
-def _loaded(plugin: EntryPoint) -> Factory:
-    factory: Factory = plugin.load()
-    return factory
 
 
 def _absent(kind: str) -> ToolCallError:

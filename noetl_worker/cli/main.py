@@ -37,6 +37,7 @@ COMMANDS = (
     ("Look", "lint", "register:lint", "Check playbook files without a server."),
     ("Look", "graph", "document:graph", "Show a playbook's steps and ways."),
     ("Look", "schema", "document:schema", "Print the JSON Schema of playbooks."),
+    ("Look", "tools", "tools:tools", "List the kinds of tools, or explain one."),
     ("Look", "settings", "settings:settings", "Show every environment variable."),
     ("Roles", "server", "role:server", "The HTTP edge."),
     ("Roles", "system", "role:system", "Owns shards: folds the log and decides."),

@@ -81,7 +81,7 @@ class _Scripted(Tool):
     def __init__(self, kind: str, stage: _Stage) -> None:
         self._kind = kind
         self._stage = stage
-        self._itself = Noop() if kind == Noop.kind else None
+        self._itself = Noop(ToolLimits()) if kind == Noop.kind else None
 
     def validate(self, config: dict[str, JSON]) -> dict[str, JSON]:
         """As it is; of a noop what the shipped one makes of it."""
