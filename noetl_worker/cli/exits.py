@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     OK = 0
     """Done; of an execution: COMPLETED."""
     FAILED = 1
-    """The execution ended FAILED."""
+    """The execution ended FAILED; of a check: it found errors."""
     USAGE = 2
     """Wrong arguments, options or settings."""
     INVALID = 3

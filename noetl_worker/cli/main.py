@@ -20,9 +20,9 @@ HELP = """Run YAML playbooks durably.
 Start with `noetl dev` (everything on this machine), then `noetl run FILE`.
 """
 
-EPILOGUE = """Exit codes: 0 done, of an execution COMPLETED; 1 FAILED; 2 wrong
-arguments or settings; 3 invalid document; 4 not found; 5 server or stack away;
-6 CANCELLED; 7 refused; 130 Ctrl-C (what was started goes on).
+EPILOGUE = """Exit codes: 0 done, of an execution COMPLETED; 1 FAILED, of a check
+errors; 2 wrong arguments or settings; 3 invalid document; 4 not found; 5 server or
+stack away; 6 CANCELLED; 7 refused; 130 Ctrl-C (what was started goes on).
 """
 
 COMMANDS = (
@@ -34,10 +34,11 @@ COMMANDS = (
     ("Look", "status", "inspect:status", "Show how an execution stands."),
     ("Look", "events", "inspect:events", "Show what happened in an execution."),
     ("Look", "list", "inspect:list_", "List executions, or playbooks."),
-    ("Look", "lint", "register:lint", "Check playbook files without a server."),
-    ("Look", "graph", "document:graph", "Show a playbook's steps and ways."),
-    ("Look", "schema", "document:schema", "Print the JSON Schema of playbooks."),
-    ("Look", "tools", "tools:tools", "List the kinds of tools, or explain one."),
+    ("Write", "test", "rehearsing:test", "Run playbooks on scripted tools."),
+    ("Write", "lint", "register:lint", "Check playbook files without a server."),
+    ("Write", "graph", "document:graph", "Show a playbook's steps and ways."),
+    ("Write", "schema", "document:schema", "Print the JSON Schema of playbooks."),
+    ("Write", "tools", "tools:tools", "List the kinds of tools, or explain one."),
     ("Look", "settings", "settings:settings", "Show every environment variable."),
     ("Roles", "server", "role:server", "The HTTP edge."),
     ("Roles", "system", "role:system", "Owns shards: folds the log and decides."),
@@ -63,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
             from noetl_worker.cli.role import run_one
 
             return run_one(arguments[0])
-        answer = build()(list(arguments))
+        answer = build(arguments)(list(arguments))
     except (NoetlError, ExceptionGroup) as raised:
         error = _of_ours(raised)
         complain(str(error))
@@ -91,8 +92,11 @@ def _of_ours(raised: Exception) -> NoetlError:
     return raised
 
 
-def build() -> App:
-    """The command line, with every command known by name only."""
+def build(arguments: Sequence[str] = ()) -> App:
+    """The command line, with every command known by name only.
+
+    The one that is named is told apart: its own page shows all its docstring says.
+    """
     from cyclopts import App
 
     app = App(
@@ -103,6 +107,8 @@ def build() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
+    named = next((one for one in arguments if not one.startswith("-")), "")
     for group, name, where, text in COMMANDS:
-        app.command(f"noetl_worker.cli.{where}", name=name, help=text, group=group)
+        told = None if name == named else text
+        app.command(f"noetl_worker.cli.{where}", name=name, help=told, group=group)
     return app

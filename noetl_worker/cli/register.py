@@ -67,8 +67,12 @@ def lint(
 ) -> int:
     """Check playbook files without a server.
 
-    Every finding is one line `file:line: rule path: message`. Exit code 3 when one of
-    them is an error.
+    Every finding is one line `level: file:line: rule path: message`. Exit code 1 when
+    one of them is an error.
+
+    Try:
+
+        noetl lint examples/*.yaml
 
     Parameters
     ----------
@@ -97,7 +101,7 @@ def lint(
         put_json(found)
     elif not found:
         line("no findings")
-    return ExitCode.INVALID if invalid else ExitCode.OK
+    return ExitCode.FAILED if invalid else ExitCode.OK
 
 
 def checked_text(file: Path) -> str:

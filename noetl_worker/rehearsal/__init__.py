@@ -11,14 +11,22 @@ are the command line's.
 
 from __future__ import annotations
 
-from noetl_worker.rehearsal.cases import Case, CaseError, cases_file, read_cases
+from noetl_worker.rehearsal.cases import (
+    CASES_SUFFIX,
+    Case,
+    CaseError,
+    cases_file,
+    read_cases,
+)
 from noetl_worker.rehearsal.rehearse import Rehearsal, rehearse
 from noetl_worker.rehearsal.replay import Checked, Folded, Replay
+from noetl_worker.rehearsal.trace import plain_words
 from noetl_worker.rehearsal.transcribe import transcribe
 from noetl_worker.rehearsal.view import event_view, pass_view, state_view
 from noetl_worker.rehearsal.world import World
 
 __all__ = [
+    "CASES_SUFFIX",
     "Case",
     "CaseError",
     "Checked",
@@ -29,6 +37,7 @@ __all__ = [
     "cases_file",
     "event_view",
     "pass_view",
+    "plain_words",
     "read_cases",
     "rehearse",
     "state_view",

@@ -201,17 +201,20 @@ _READERS: Final = {
 
 
 class Answers(Struct):
-    """The scripts of a case, and how often each call was made.
+    """The scripts of a case, and every call that was made.
 
     Attributes:
         scripts: path of a playbook → step → script.
+        asked: the calls in order, with the rendered configuration of the tool.
     """
 
     scripts: dict[str, dict[str, Script]]
+    asked: list[tuple[Call, dict[str, JSON]]] = field(default_factory=list)
     counts: dict[Call, int] = field(default_factory=dict)
 
-    def of(self, call: Call) -> Data | Fail | None:
+    def of(self, call: Call, config: dict[str, JSON]) -> Data | Fail | None:
         """What the tool gives this time; None when nobody said."""
+        self.asked.append((call, config))
         script = self.scripts.get(call.path, {}).get(call.step)
         run = self.counts[call] = self.counts.get(call, 0) + 1
         while script is not None and not isinstance(script, Data | Fail):

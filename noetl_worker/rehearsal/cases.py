@@ -22,13 +22,16 @@ from state_builder.records import JSON
 ReadText = Callable[[str], str]
 """The text of a file named in the cases, relative to them. Raises InvalidError."""
 
+CASES_SUFFIX: Final = ".test.yaml"
 STATUSES: Final = ("COMPLETED", "FAILED", "CANCELLED")
 STEP_STATUSES: Final = ("completed", "failed", "skipped", "none")
 ORDERS: Final = ("first", "last")
 
 _FILE_KEYS = frozenset(("cases", "tools", "children"))
 _CASE_KEYS = frozenset(("name", "workload", "tools", "order", "expect", "children"))
-_EXPECT_KEYS = frozenset(("status", "result", "steps", "arcs", "variables", "error"))
+_EXPECT_KEYS = frozenset(
+    ("status", "result", "steps", "arcs", "variables", "calls", "error")
+)
 _STEP_KEYS = frozenset(("status", "visits", "result"))
 
 
@@ -57,6 +60,8 @@ class Expected(Struct, frozen=True, kw_only=True):
     """What must come of a case; what is not named may be anything.
 
     Attributes:
+        calls: ``step`` or ``step.task`` → what the rendered configuration of each
+            call holds, at least.
         error: part of the execution's error.
     """
 
@@ -65,6 +70,7 @@ class Expected(Struct, frozen=True, kw_only=True):
     steps: dict[str, ExpectedStep] = field(default_factory=dict)
     arcs: tuple[ExpectedArc, ...] = ()
     variables: dict[str, JSON] = field(default_factory=dict)
+    calls: dict[str, list[dict[str, JSON]]] = field(default_factory=dict)
     error: str = ""
 
 
@@ -238,8 +244,26 @@ class _Reader:
                 for index, arc in enumerate(arcs)
             ),
             variables=self._map(value.get("variables"), (*place, "variables")),
+            calls=self._calls(value.get("calls"), (*place, "calls")),
             error=error,
         )
+
+    def _calls(self, given: JSON, place: Place) -> dict[str, list[dict[str, JSON]]]:
+        """A map stands for one call, a list for as many as it has elements."""
+        found: dict[str, list[dict[str, JSON]]] = {}
+        for name, value in self._map(given, place).items():
+            inner = (*place, name)
+            step, dot, label = name.partition(".")
+            self._check_step(step, inner, self._playbook)
+            labels = self._playbook.steps[step].labels
+            if dot and label not in labels:
+                problem = f"step '{step}' has no task '{label}'"
+                raise self.refuse(inner, problem)
+            calls = value if isinstance(value, list) else [value]
+            found[name] = [
+                self._map(one, (*inner, index)) for index, one in enumerate(calls)
+            ]
+        return found
 
     def _step(self, name: str, given: JSON, place: Place) -> ExpectedStep:
         self._check_step(name, place, self._playbook)
@@ -297,4 +321,4 @@ class _Reader:
 
 def cases_file(playbook_file: PurePath) -> PurePath:
     """Where the cases of a playbook are: ``<name>.test.yaml`` beside it."""
-    return playbook_file.with_name(f"{playbook_file.stem}.test.yaml")
+    return playbook_file.with_name(f"{playbook_file.stem}{CASES_SUFFIX}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import decode as decode_json
 
+from noetl_worker.rehearsal.answers import Answers
 from noetl_worker.rehearsal.cases import Expected, ExpectedStep
 from noetl_worker.rehearsal.trace import arcs_of
 from noetl_worker.rehearsal.world import EXECUTION, World
@@ -26,7 +27,7 @@ class Difference(Struct, frozen=True):
     got: JSON
 
 
-def differences(expected: Expected, world: World) -> list[Difference]:
+def differences(expected: Expected, world: World, answers: Answers) -> list[Difference]:
     """All of them; empty when the ended execution is as expected."""
     terminal = world.terminal
     assert terminal is not None
@@ -55,7 +56,39 @@ def differences(expected: Expected, world: World) -> list[Difference]:
             found.append(
                 Difference(f"arc {arc.arc}", words[arc.taken], words[not arc.taken])
             )
+    for name, calls in expected.calls.items():
+        found += _of_calls(f"calls.{name}", calls, _made(name, world, answers))
     return found
+
+
+def _made(name: str, world: World, answers: Answers) -> list[dict[str, JSON]]:
+    """The calls of a step, or of one task of it, in the order they were made."""
+    step, _, label = name.partition(".")
+    path = world.entries["1"].path
+    return [
+        config
+        for call, config in answers.asked
+        if (call.path, call.step) == (path, step) and label in ("", call.label)
+    ]
+
+
+def _of_calls(
+    what: str, expected: list[dict[str, JSON]], got: list[dict[str, JSON]]
+) -> Iterator[Difference]:
+    if len(expected) != len(got):
+        yield Difference(what, f"{len(expected)} calls", f"{len(got)} calls")
+    for index, (one, other) in enumerate(zip(expected, got, strict=False)):
+        place = what if len(expected) == 1 else f"{what}[{index}]"
+        yield from compared(place, one, _part(one, other))
+
+
+def _part(expected: JSON, got: JSON) -> JSON:
+    """What of a value is asked for: of maps, only the keys that are expected."""
+    if not isinstance(expected, dict) or not isinstance(got, dict):
+        return got
+    return {
+        key: _part(value, got[key]) for key, value in expected.items() if key in got
+    }
 
 
 def _of_step(name: str, expected: ExpectedStep, seen: StepState) -> list[Difference]:

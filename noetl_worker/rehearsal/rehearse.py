@@ -41,10 +41,11 @@ async def rehearse(text: str, case: Case) -> Rehearsal:
         text: a playbook without errors.
     """
     world = World(text, children=case.children, workload=case.workload)
+    answers = Answers(case.scripts)
     problem = ""
     try:
         world.start()
-        problem = await _run(world, case)
+        problem = await _run(world, case, answers)
     except TemplateError as error:
         problem = f"the execution cannot be started: {error}"
     except UnansweredError as error:
@@ -53,14 +54,14 @@ async def rehearse(text: str, case: Case) -> Rehearsal:
     return Rehearsal(
         case=case.name,
         problem=problem,
-        differences=[] if problem else differences(case.expected, world),
+        differences=[] if problem else differences(case.expected, world, answers),
         trace=[line for line in lines if line],
     )
 
 
-async def _run(world: World, case: Case) -> str:
+async def _run(world: World, case: Case, answers: Answers) -> str:
     """To the end; or why there is none."""
-    tools = Tools(world, Answers(case.scripts))
+    tools = Tools(world, answers)
     while True:
         world.settle()
         if world.terminal is not None:

@@ -90,9 +90,8 @@ class _Scripted(Tool):
     async def run(self, config: dict[str, JSON], call: CallContext) -> ToolResult:
         """What the script says."""
         stage = self._stage
-        answer = stage.answers.of(
-            Call(stage.path, call.step, call.label, stage.iteration)
-        )
+        asked = Call(stage.path, call.step, call.label, stage.iteration)
+        answer = stage.answers.of(asked, config)
         if isinstance(answer, Data):
             return self._result(answer.data, config)
         if isinstance(answer, Fail):

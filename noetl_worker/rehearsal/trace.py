@@ -6,6 +6,7 @@ The notation of PB Appendix C: ``enter a``, ``CI a[0]``, ``CC a[0]``, ``exit a``
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec.json import Decoder
 
@@ -14,6 +15,15 @@ from state_builder.state import Exited, Updated
 
 _exited = Decoder(Exited)
 _updated = Decoder(Updated)
+
+
+_WORDS: Final = {"CI": "run", "CC": "done", "CF": "failed"}
+
+
+def plain_words(line: str) -> str:
+    """A line of a trace for people who do not know the notation."""
+    word, space, rest = line.partition(" ")
+    return f"{_WORDS.get(word, word)}{space}{rest}"
 
 
 def trace_line(event: Event) -> str:
