@@ -11,9 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from state_builder.records import JSON
+
+METADATA_CIDRS: Final = (
+    *("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32"),
+)
+"""Link-local addresses and those of clouds' metadata services (TL-SEC-05)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,8 @@ class ToolLimits:
         data_dir: files of tools live below it (TL-SEC-04).
         file_roots: further roots tools may read and write.
         http_deny_cidrs: TL-SEC-05.
+        http_allow_cidrs: where given, the only addresses tools may call.
+        server_url: this platform's own server; its internal API is closed to tools.
         http_trust_env: TL-HT-13.
         environment: what a tool's process sees beside its own directory: ``PATH``,
             ``LANG``, ``TZ`` and, where they exist, ``KUBERNETES_SERVICE_HOST`` and
@@ -51,7 +58,9 @@ class ToolLimits:
     pg_connections_max: int = 20
     data_dir: str = ".noetl/data"
     file_roots: tuple[str, ...] = ()
-    http_deny_cidrs: tuple[str, ...] = ("169.254.0.0/16", "fe80::/10")
+    http_deny_cidrs: tuple[str, ...] = METADATA_CIDRS
+    http_allow_cidrs: tuple[str, ...] = ()
+    server_url: str = ""
     http_trust_env: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     python_path: str = ""
@@ -65,6 +74,7 @@ class CallContext:
     """Where a call stands.
 
     Attributes:
+        index: task runs of this command before the first try of this call.
         timeout_s: how long this call may run; the runner also enforces it.
         label: the task's name in a pipeline; empty for a single tool.
         variables: what python code sees as ``variables``/``context`` (TL-PY-04).
@@ -77,11 +87,17 @@ class CallContext:
     attempt: int
     timeout_s: float
     limits: ToolLimits
+    index: int = 0
     label: str = ""
     path: str = ""
     traceparent: str = ""
     variables: dict[str, JSON] = field(default_factory=dict)
     workload: dict[str, JSON] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What an effect is known by outside: the same when the call is repeated."""
+        return f"{self.command_id}.{self.index}" if self.index else self.command_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +123,14 @@ class Tool(ABC):
         instant: a call never waits, so nothing watches its time.
         clamped: its time never exceeds the worker's limit (TL-LIM-01).
         timeout_as: error kind and code of a call that ran out of time.
+        blank: helpers of a call that failed without any (TL-OUT-03).
     """
 
     kind: ClassVar[str]
     instant: ClassVar[bool] = False
     clamped: ClassVar[bool] = False
     timeout_as: ClassVar[tuple[str, str]] = ("timeout", "timeout")
+    blank: ClassVar[dict[str, JSON]] = {}
 
     def __init__(self, limits: ToolLimits) -> None:
         self._limits = limits

@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Final, cast
 
-from state_builder.records import ToolFailure
+from state_builder.records import JSON, ToolFailure
 from tools.contract import Tool, ToolLimits
 from tools.errors import ToolCallError, configuration
 
@@ -68,6 +68,11 @@ class Registry:
         if tool is None:
             tool = self._tools[kind] = self._build(kind)
         return tool
+
+    def blank(self, kind: str) -> dict[str, JSON]:
+        """Helpers of a failed call that has none; empty for a kind never built."""
+        tool = self._tools.get(kind)
+        return {} if tool is None else tool.blank
 
     def _build(self, kind: str) -> Tool:
         try:

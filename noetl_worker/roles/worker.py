@@ -31,7 +31,9 @@ def tool_limits(settings: Settings) -> ToolLimits:
         data_dir=tools.data_dir,
         file_roots=tools.file_roots,
         http_deny_cidrs=tools.http_deny_cidrs,
+        http_allow_cidrs=tools.http_allow_cidrs,
         http_trust_env=tools.http_trust_env,
+        server_url=settings.process.server_url,
     )
 
 

@@ -319,8 +319,11 @@ class Tools:
     script_root: str = env("NOETL_SCRIPT_ROOT", "", "where relative scripts are found")
     http_deny_cidrs: tuple[str, ...] = env(
         "NOETL_HTTP_DENY_CIDRS",
-        ("169.254.0.0/16", "fe80::/10"),
+        ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32"),
         "addresses tools may not call",
+    )
+    http_allow_cidrs: tuple[str, ...] = env(
+        "NOETL_HTTP_ALLOW_CIDRS", (), "where given, the only addresses tools may call"
     )
     http_trust_env: bool = env(
         "NOETL_HTTP_TRUST_ENV", False, "honour proxy variables in tools"

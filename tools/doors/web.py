@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ssl
 import time
+import zlib
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -22,6 +24,7 @@ import structlog
 from state_builder.records import JSON, ToolFailure
 from state_builder.redact import mask_url
 from tools.contract import ToolLimits
+from tools.doors.encodings import ENCODINGS, decoder_of
 from tools.errors import ToolCallError, configuration
 
 log = structlog.get_logger()
@@ -37,12 +40,32 @@ _CREDENTIAL_HEADERS: Final = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a multipart form; one with a file name is a file.
+
+    Attributes:
+        base64: the content where it is no text.
+    """
+
+    name: str
+    value: str = ""
+    base64: str = ""
+    filename: str | None = None
+    content_type: str | None = None
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the part."""
+        return b64decode(self.base64) if self.base64 else self.value.encode()
+
+
+@dataclass(frozen=True, kw_only=True)
 class WebRequest:
     """One request.
 
     Attributes:
         headers: name → value, as the author spells names.
-        multipart: fields of a multipart form; then ``content`` is not used.
+        multipart: parts of a multipart form; then ``content`` is not used.
         secret_headers: lower-case names that stay with the origin (TL-HT-08).
     """
 
@@ -50,7 +73,7 @@ class WebRequest:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
-    multipart: tuple[tuple[str, str], ...] = ()
+    multipart: tuple[Part, ...] = ()
     secret_headers: frozenset[str] = frozenset()
     connect_s: float = 30.0
     read_s: float = 30.0
@@ -82,6 +105,7 @@ class Web:
         self._limits = limits
         self._clients: dict[bool, httpx.AsyncClient] = {}
         self._denied = [ip_network(cidr) for cidr in limits.http_deny_cidrs]
+        self._allowed = [ip_network(cidr) for cidr in limits.http_allow_cidrs]
         self._unverified: set[str] = set()
 
     async def fetch(self, request: WebRequest) -> WebResponse:
@@ -91,11 +115,12 @@ class Web:
         """
         started = time.monotonic()
         for _ in range(REDIRECTS_MAX + 1):
-            response = await self._hop(request)
+            response, body = await self._hop(request)
             location = response.headers.get("location")
             redirected = response.status_code in _REDIRECTS and location
             if not redirected or not request.follow_redirects:
-                return _answer(response, request.url, time.monotonic() - started)
+                elapsed = time.monotonic() - started
+                return _answer(response, body, request.url, elapsed)
             request = _next(request, response.status_code, str(location))
         raise _failure(
             "client_error", "TOO_MANY_REDIRECTS", f"more than {REDIRECTS_MAX} redirects"
@@ -107,48 +132,64 @@ class Web:
         for client in clients:
             await client.aclose()
 
-    async def _hop(self, request: WebRequest) -> httpx.Response:
+    async def _hop(self, request: WebRequest) -> tuple[httpx.Response, bytes]:
         try:
             host = urlsplit(request.url).hostname or ""
             self._check_address(host, host)
             client = self._client(request.verify, host)
-            hop = client.build_request(
-                request.method,
-                request.url,
-                headers=dict(request.headers),
-                content=None if request.multipart else request.content,
-                files=[(name, (None, value)) for name, value in request.multipart]
-                or None,
-                timeout=httpx.Timeout(request.read_s, connect=request.connect_s),
-                extensions={"trace": self._guard(host)},
-            )
             response = await client.send(
-                hop, stream=True, auth=None, follow_redirects=False
+                self._built(client, request, host),
+                stream=True,
+                auth=None,
+                follow_redirects=False,
             )
             try:
-                await self._read(response)
+                return response, await self._read(response)
             finally:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
-            return response
         except (httpx.InvalidURL, ValueError, UnicodeError) as error:
             raise configuration(f"url: {error}") from error
         except httpx.HTTPError as error:
             raise _transport_failure(error, mask_url(request.url)) from error
 
-    async def _read(self, response: httpx.Response) -> None:
-        """The whole body into the response, within the cap (TL-LIM-04)."""
+    def _built(
+        self, client: httpx.AsyncClient, request: WebRequest, host: str
+    ) -> httpx.Request:
+        parts = [
+            (part.name, (part.filename, part.content, part.content_type))
+            for part in request.multipart
+        ]
+        return client.build_request(
+            request.method,
+            request.url,
+            headers=[
+                (name.encode(), value.encode())
+                for name, value in request.headers.items()
+            ],
+            content=None if parts else request.content,
+            files=parts or None,
+            timeout=httpx.Timeout(request.read_s, connect=request.connect_s),
+            extensions={"trace": self._guard(host)},
+        )
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        """The whole body, decompressed, within the cap (TL-LIM-04)."""
         limit = self._limits.http_body_bytes_max
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in response.aiter_bytes():
-            size += len(chunk)
-            if size > limit:
-                text = f"the response body is larger than {limit:,} bytes"
-                raise _failure("limit", "http_body_bytes_max", text)
-            chunks.append(chunk)
-        # What aread() would have left there.
-        response._content = b"".join(chunks)
+        length = response.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise _too_large(limit)
+        decoder = decoder_of(response.headers.get("content-encoding", ""))
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            try:
+                body += decoder.take(chunk, limit + 1 - len(body))
+            except zlib.error as error:
+                text = f"the response body cannot be decompressed: {error}"
+                raise _failure("server_error", "DECODING", text) from error
+            if len(body) > limit:
+                raise _too_large(limit)
+        return bytes(body)
 
     def _client(self, verify: bool, host: str) -> httpx.AsyncClient:
         if not verify and host not in self._unverified:
@@ -159,7 +200,7 @@ class Web:
             client = self._clients[verify] = httpx.AsyncClient(
                 verify=verify,
                 trust_env=self._limits.http_trust_env,
-                headers={"user-agent": USER_AGENT},
+                headers={"user-agent": USER_AGENT, "accept-encoding": ENCODINGS},
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 limits=httpx.Limits(
                     max_connections=200,
@@ -191,10 +232,16 @@ class Web:
         except ValueError:
             return  # A name: what it leads to is checked when connected.
         mapped = getattr(address, "ipv4_mapped", None)
+        reached = (address,) if mapped is None else (address, mapped)
         for network in self._denied:
-            if address in network or (mapped is not None and mapped in network):
+            if any(one in network for one in reached):
                 text = f"url: {host} is at {address}, in the denied range {network}"
                 raise configuration(text)
+        if self._allowed and not any(
+            one in network for network in self._allowed for one in reached
+        ):
+            text = f"url: {host} is at {address}, in none of the allowed ranges"
+            raise configuration(text)
 
 
 def _next(request: WebRequest, status: int, location: str) -> WebRequest:
@@ -226,14 +273,16 @@ def _origin(scheme: str, host: str | None, port: int | None) -> tuple[str, str, 
     return scheme, (host or "").lower(), port or (443 if scheme == "https" else 80)
 
 
-def _answer(response: httpx.Response, url: str, elapsed_s: float) -> WebResponse:
+def _answer(
+    response: httpx.Response, body: bytes, url: str, elapsed_s: float
+) -> WebResponse:
     return WebResponse(
         status=response.status_code,
         reason=response.reason_phrase,
         headers=[
             (name.lower(), value) for name, value in response.headers.multi_items()
         ],
-        body=response.content,
+        body=body,
         url=url,
         elapsed_s=elapsed_s,
     )
@@ -244,13 +293,16 @@ def _transport_failure(error: httpx.HTTPError, url: str) -> ToolCallError:
     text = f"{url}: {_chain(error)}"
     if isinstance(error, httpx.TimeoutException):
         return _failure("timeout", "TIMEOUT", text, retryable=True)
-    if isinstance(error, httpx.DecodingError):
-        return _failure("server_error", "DECODING", text)
     if isinstance(error, httpx.UnsupportedProtocol):
         return configuration(f"url: {text}")
     return _failure(
         "connection", "CONNECTION", text, retryable=not _is_certificate(error)
     )
+
+
+def _too_large(limit: int) -> ToolCallError:
+    text = f"the response body is larger than {limit:,} bytes"
+    return _failure("limit", "http_body_bytes_max", text)
 
 
 def _is_certificate(error: BaseException | None) -> bool:

@@ -53,6 +53,7 @@ class Caller(Struct, frozen=True, kw_only=True):
             "noetl_worker_dispatch_duration_seconds", seconds, tool_kind=plan.kind
         )
         if ran.error is not None:
+            ran.helpers = {**self.registry.blank(plan.kind), **ran.helpers}
             self.observer.count(
                 "noetl_worker_dispatch_errors_total", tool_kind=plan.kind
             )
@@ -120,6 +121,7 @@ class Caller(Struct, frozen=True, kw_only=True):
             step=command.step,
             label=plan.label,
             attempt=attempt,
+            index=job.runs + 1 - attempt,
             timeout_s=limit,
             limits=self.limits,
             path=command.path,
