@@ -38,13 +38,13 @@ class Entry(Struct, kw_only=True):
         unread: messages of its last pass that were not read back yet; while there are
             any, it is not decided again (design §4).
         retired: it left the index; whoever still holds it lets go.
-        armed: timers its owner knows of.
+        armed: the due time its owner is to wake up for; 0 = none.
     """
 
     state: State
     unread: int = 0
     retired: bool = False
-    armed: dict[str, float] = field(default_factory=dict)
+    armed: float = 0.0
 
 
 class Snapshot(Struct, kw_only=True):

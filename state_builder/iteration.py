@@ -8,13 +8,11 @@ from __future__ import annotations
 from msgspec import DecodeError, Struct
 from msgspec.json import decode as decode_json
 
-from state_builder.errors import InvalidError, TemplateError
+from state_builder.errors import InvalidError, LimitExceededError, TemplateError
 from state_builder.playbook.model import Loop, Step
 from state_builder.records import JSON
-from state_builder.state import CursorRun, Entered, LoopRun
+from state_builder.state import CursorRun, Entered, LoopRun, parse_cursor_iteration
 from state_builder.template import Scope, render
-
-ROWS_PER_FRAME_MAX = 100_000
 
 
 class NotIterableError(InvalidError):
@@ -41,12 +39,13 @@ class Iteration(Struct, frozen=True, kw_only=True):
     row: int = 0
 
 
-def open_loop(step: Step, scope: Scope) -> Entered:
+def open_loop(step: Step, scope: Scope, items_max: int) -> Entered:
     """What ``step.enter`` fixes for this generation of the loop (PB-221, PB-254).
 
     Raises:
         NotIterableError: the collection or a number has the wrong type.
         TemplateError: a text that cannot be evaluated.
+        LimitExceededError: more elements than ``items_max``.
     """
     loop = step.loop
     assert loop is not None
@@ -56,11 +55,18 @@ def open_loop(step: Step, scope: Scope) -> Entered:
         value = render(loop.collection, scope, data=True)
     except TemplateError as error:
         raise TemplateError(f"step '{step.name}', loop.in: {error}") from error
-    items = elements(value)
+    size = value if type(value) is int else 0
+    items = elements(value) if size <= items_max else []
     if items is None:
         raise NotIterableError(
             f"loop step '{step.name}': Loop expression '{_text(loop.collection)}' did "
             f"not evaluate to an iterable (got {_type_name(value)})"
+        )
+    if max(size, len(items)) > items_max:
+        raise LimitExceededError(
+            "loop_items_max",
+            f"loop step '{step.name}', loop.in: {max(size, len(items)):,} elements; "
+            f"at most {items_max:,} are allowed",
         )
     window = 1
     if loop.mode == "parallel":
@@ -145,6 +151,26 @@ def _type_name(value: JSON) -> str:
     if isinstance(value, bool):
         return "boolean"
     return "number" if isinstance(value, float) else type(value).__name__
+
+
+def tolerates(step: Step) -> bool:
+    """Do failures inside the step not fail it (PB-232, PB-567)?"""
+    return step.best_effort or step.on_error == "continue"
+
+
+def again(loop: LoopRun, iteration: str) -> Iteration:
+    """The iteration of an id that was issued before."""
+    if loop.cursor is None:
+        index = int(iteration)
+        return Iteration(
+            id=iteration, value=loop.items[index], index=index, total=loop.total
+        )
+    number, row = parse_cursor_iteration(iteration)
+    if row is None:
+        return Iteration(id=iteration, phase="claim", frame=number)
+    rows = loop.cursor.frames[number].rows
+    value: JSON = list(rows) if loop.cursor.whole_frame else rows[row]
+    return _body(number, row, value, len(rows))
 
 
 def due(loop: LoopRun, *, best_effort: bool, room: int) -> list[Iteration]:

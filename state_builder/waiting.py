@@ -83,7 +83,9 @@ def waits(state: State, plan: Plan | None, now: float) -> list[Wait]:
     more = len(state.commands) - len(named)
     if more:
         found.append(Wait(kind="command", text=f"{more:,} further open commands"))
-    found += [_timer(name, due, now) for name, due in sorted(state.timers.items())]
+    found += [
+        _timer(state, name, due, now) for name, due in sorted(state.timers.items())
+    ]
     found += _joins(state, plan)
     if not found:
         found.append(_nothing(state))
@@ -205,15 +207,28 @@ def _whereabouts(command: OpenCommand, now: float, ago: str) -> str:
     )
 
 
-def _timer(name: str, due: float, now: float) -> Wait:
-    step, _, command = name.partition(":")
-    of = f"step '{step}'" if command else "the execution"
-    what = "its time limit" if name == "duration" else f"timer {name}"
+_TIMERS: Final = {
+    "duration": "its time limit",
+    "timeout": "the time its child has",
+    "repeat": "the next attempt",
+}
+
+
+def _step_of(state: State, command_id: str) -> str:
+    found = state.commands.get(command_id) or state.repeats.get(command_id)
+    return found.step if found else ""
+
+
+def _timer(state: State, name: str, due: float, now: float) -> Wait:
+    word, _, command = name.partition(":")
+    step = command and _step_of(state, command)
+    of = f"step '{step}'" if step else "the execution"
+    what = _TIMERS.get(word, f"timer {name}")
     left = due - now
     when = f"in {span(left)}" if left > 0 else f"{span(-left)} ago, about to fire"
     return Wait(
         kind="timer",
-        step=step if command else "",
+        step=step,
         command_id=command,
         timer=name,
         since=timestamp(due),

@@ -351,14 +351,11 @@ class Owner:
             self._tasks.start_soon(self._ports.signals.cancelled, eid)
 
     def _arm(self, owned: OwnedShard, entry: Entry) -> None:
-        """Put timers that are new in the state on the heap, each once."""
-        timers = entry.state.timers
-        if not timers and not entry.armed:
-            return
-        for name, due in timers.items():
-            if entry.armed.get(name) != due:
-                self._push_timer(due, entry.state.execution_id, owned)
-        entry.armed = dict(timers)
+        """Wake up for the execution's next timer, once."""
+        due = entry.state.due[0][0] if entry.state.due else 0.0
+        if due and due != entry.armed:
+            self._push_timer(due, entry.state.execution_id, owned)
+        entry.armed = due
 
     def _push_timer(self, due: float, execution_id: str, owned: OwnedShard) -> None:
         self._armed += 1

@@ -6,13 +6,20 @@ The drive only picks the names they read, and splices results as the raw JSON th
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from msgspec import Raw
 
 from state_builder.binding import Needs, needs_of
 from state_builder.drive.decision import Draft
-from state_builder.drive.names import Workload, step_names, weak_names
+from state_builder.drive.names import (
+    Workload,
+    iteration_names,
+    step_names,
+    weak_names,
+)
 from state_builder.ids import command_id
-from state_builder.iteration import Iteration, due
+from state_builder.iteration import Iteration, again, due, tolerates
 from state_builder.playbook.model import Step
 from state_builder.records import (
     JSON,
@@ -26,59 +33,67 @@ from state_builder.state import Outcome, Pass
 from state_builder.state.outcomes import encode_failure
 from state_builder.template import plain
 
-_RETRY_DEFAULTS = Raw(b'{"max_attempts":3,"delay_s":1.0,"backoff":"fixed"}')
-"""``on_error: retry`` reruns retryable errors with the defaults of PB-156."""
-
 
 def issue_all(draft: Draft) -> None:
     """Issue what active steps lack: their command, or further iterations."""
-    state = draft.state
-    for name in list(state.live):
-        run = state.steps[name].active
-        if run is None or run.outcome is not None:
-            continue
+    for name in list(draft.state.live):
+        run = draft.state.steps[name].active
         step = draft.plan.playbook.steps[name]
-        if step.call is not None:
+        if run is None or run.outcome is not None or step.call is not None:
             continue
-        room = draft.turn.limits.open_commands_max - len(state.commands)
-        if run.loop is None:
-            if not run.issued and room > 0:
-                _issue(draft, step, run, None, base_names(draft, step, run))
-            continue
-        best_effort = step.best_effort or step.on_error == "continue"
-        iterations = due(run.loop, best_effort=best_effort, room=room)
-        if iterations:
+        lacking = attempts(draft, step, run)
+        if lacking:
             names = base_names(draft, step, run)
-            for iteration in iterations:
-                _issue(draft, step, run, iteration, names)
+            for iteration, attempt in lacking:
+                _issue(draft, _Wanted(step, run, iteration, attempt), names)
 
 
-def _issue(
-    draft: Draft,
-    step: Step,
-    run: Pass,
-    iteration: Iteration | None,
-    names: CommandNames,
-) -> None:
+def attempts(draft: Draft, step: Step, run: Pass) -> list[tuple[Iteration | None, int]]:
+    """What a pass lacks: repetitions that are due, then what was never issued."""
+    found: list[tuple[Iteration | None, int]] = []
+    for name in draft.state.ripe:
+        repeat = draft.state.repeats[name]
+        if repeat.step == step.name:
+            value = None if run.loop is None else again(run.loop, repeat.iteration)
+            found.append((value, repeat.attempt))
+    room = draft.turn.limits.open_commands_max - len(draft.state.commands)
+    if run.loop is None:
+        fresh: list[Iteration | None] = [None] if not run.issued and room > 0 else []
+    else:
+        fresh = [*due(run.loop, best_effort=tolerates(step), room=room)]
+    return found + [(iteration, 1) for iteration in fresh]
+
+
+class _Wanted(NamedTuple):
+    """One command that is lacking."""
+
+    step: Step
+    run: Pass
+    iteration: Iteration | None
+    attempt: int
+
+
+def _issue(draft: Draft, wanted: _Wanted, names: CommandNames) -> None:
+    step, run, iteration, attempt = wanted
     state = draft.turn.state
     genesis = state.genesis
     assert genesis is not None
-    tool, kind = step.tool, step.kind
-    loop_id = ""
+    tool, kind, loop_id = step.tool, step.kind, ""
     if iteration is not None:
         loop_id = iteration.id
         names.iteration = Raw(encode_json(iteration_names(step, run, iteration)))
         if iteration.phase == "claim":
             assert step.loop is not None and step.loop.cursor is not None
-            tool, kind = step.loop.cursor.claim, "postgres"
+            tool, kind = step.loop.cursor.claim, step.loop.cursor.kind
     context = CommandContext(
         tool_config=tool,
         args=step.input,
         render_context=Raw(encode_json(names)),
         timeout_s=step.timeout_s,
-        retry=_RETRY_DEFAULTS if step.on_error == "retry" else step.retry,
+        retry=step.retry,
     )
     pool = step.pool or genesis.pool
+    command = command_id(state.execution_id, step.name, run.visit, attempt, loop_id)
     draft.issue(
         pool,
         Event(
@@ -89,8 +104,8 @@ def _issue(
             iteration=loop_id,
             kind=kind,
             status="PENDING",
-            command_id=command_id(state.execution_id, step.name, run.visit, 1, loop_id),
-            attempt=1,
+            command_id=command,
+            attempt=attempt,
             pool=pool,
             context=Raw(encode_json(context)),
             meta=command_meta(draft),
@@ -110,23 +125,6 @@ def command_meta(draft: Draft) -> Raw:
         memo["meta"] = found = (head[:-1] + trace + b"}").decode()
     assert isinstance(found, str)
     return Raw(found.encode())
-
-
-def iteration_names(step: Step, run: Pass, iteration: Iteration) -> dict[str, JSON]:
-    """The iteration's own names (PB-225, PB-252)."""
-    assert step.loop is not None
-    names: dict[str, JSON] = {
-        "name": step.loop.iterator,
-        "value": iteration.value,
-        "index": iteration.index,
-        "total": iteration.total,
-    }
-    if iteration.phase != "item":
-        assert run.loop is not None and run.loop.cursor is not None
-        names["frame"] = iteration.frame
-        names["frame_max_rows"] = run.loop.cursor.max_rows
-        names["claim"] = iteration.phase == "claim"
-    return names
 
 
 def base_names(draft: Draft, step: Step, run: Pass) -> CommandNames:

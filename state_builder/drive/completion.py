@@ -11,9 +11,10 @@ from msgspec import Struct
 from state_builder.arcs import Routed, route
 from state_builder.drive.decision import Draft, FailExecution, raw
 from state_builder.drive.names import exit_scope
-from state_builder.errors import TemplateError
-from state_builder.iteration import finished
+from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.iteration import finished, tolerates
 from state_builder.playbook.model import Step
+from state_builder.policy import put
 from state_builder.records import JSON, Event, ToolFailure
 from state_builder.state import (
     Delivered,
@@ -22,9 +23,8 @@ from state_builder.state import (
     Outcome,
     Pass,
     Updated,
-    assign,
+    aggregate,
 )
-from state_builder.state.loops import aggregate
 from state_builder.template import Scope, render
 
 
@@ -53,6 +53,7 @@ def _pending(
             if run.outcome is not None:
                 found.append((run.outcome.event, name, None))
             continue
+        _check_size(draft, name, run.loop)
         for event, values in run.loop.updates.items():
             found.append((event, name, (event, values)))
         best_effort = tolerates(draft.plan.playbook.steps[name])
@@ -63,9 +64,23 @@ def _pending(
     return found
 
 
-def tolerates(step: Step) -> bool:
-    """Do failures inside the step not fail it (PB-232, PB-567)?"""
-    return step.best_effort or step.on_error == "continue"
+def _check_size(draft: Draft, name: str, loop: LoopRun) -> None:
+    """What a loop may keep in memory: its results, the rows of its frames."""
+    limits = draft.turn.limits
+    if loop.size > limits.aggregate_bytes_max:
+        raise LimitExceededError(
+            "aggregate_bytes_max",
+            f"loop step '{name}': results of {loop.completed:,} iterations take "
+            f"{loop.size:,} bytes; at most {limits.aggregate_bytes_max:,} are allowed",
+        )
+    frames = {} if loop.cursor is None else loop.cursor.frames
+    most = max((len(frame.rows) for frame in frames.values()), default=0)
+    if most > limits.frame_rows_max:
+        raise LimitExceededError(
+            "frame_rows_max",
+            f"loop step '{name}', cursor.claim: {most:,} rows at once; "
+            f"at most {limits.frame_rows_max:,} are allowed",
+        )
 
 
 def consume(draft: Draft, name: str) -> None:
@@ -82,18 +97,17 @@ def consume(draft: Draft, name: str) -> None:
     event_name = _event_name(step, run, outcome)
     absorbed = outcome.ok or tolerates(step)
     values = dict(outcome.updates)
-    for key, value in values.items():
-        assign(draft.state.ctx, key, value)
+    draft.assign(values)
     scope = exit_scope(draft, name, run, outcome, event_name)
     if absorbed:
-        values.update(_assign_block(draft, step, scope))
+        put(values, _assign_block(draft, step, scope))
     routed = route(draft.plan, step, scope, after_failure=not absorbed)
     if outcome.ok and _no_way_out(draft, step, routed):
         raise FailExecution(
             "no_matching_arc", f"no matching arc from step '{step.name}'"
         )
     for token in routed.tokens:
-        values.update(token.set)
+        put(values, token.set)
     leaving = _Leaving(step=step, run=run, outcome=outcome, routed=routed)
     _leave(draft, leaving, values, event_name)
 
@@ -129,6 +143,12 @@ def _no_way_out(draft: Draft, step: Step, routed: Routed) -> bool:
     )
 
 
+def _unmatched(step: Step, routed: Routed, event_name: str) -> bool:
+    """Arcs were looked at and none was taken, which its author wants told (PB-320)."""
+    looked = bool(event_name and step.next.arcs) and not step.next.quiet
+    return looked and not routed.tokens
+
+
 def _assign_block(draft: Draft, step: Step, scope: Scope) -> dict[str, JSON]:
     """The step's ``set``: all values against the state before the block (PB-201)."""
     if not step.set:
@@ -139,8 +159,7 @@ def _assign_block(draft: Draft, step: Step, scope: Scope) -> dict[str, JSON]:
         }
     except TemplateError as error:
         raise TemplateError(f"step '{step.name}', set: {error}") from error
-    for key, value in values.items():
-        assign(draft.state.ctx, key, value)
+    draft.assign(values)
     return values
 
 
@@ -165,6 +184,8 @@ def _leave(
     exited = Exited(
         arcs=tokens,
         event_name=event_name,
+        over=() if run.issued else run.over,
+        unmatched=_unmatched(step, leaving.routed, event_name),
         handled=bool(leaving.routed.tokens) or final,
         bare=step.bare_noop,
         failure=outcome.error if failed else None,
@@ -177,7 +198,7 @@ def _leave(
             step=step.name,
             visit=run.visit,
             status="FAILED" if failed else "COMPLETED",
-            cause=str(outcome.event),
+            cause=draft.cause(outcome.event),
             context=raw(exited),
         )
     )
@@ -201,14 +222,15 @@ def deliver(draft: Draft, step: Step, routed: Routed) -> list[Delivered]:
 def _write_updates(
     draft: Draft, step: str, event: int, values: dict[str, JSON]
 ) -> None:
+    cause = draft.cause(event)
     draft.write(
         Event(
             type="ctx.updated",
             at=draft.turn.at,
             step=step,
             status="CONTEXT",
-            cause=str(event),
-            context=raw(Updated(values=values, step=step, gen=str(event))),
+            cause=cause,
+            context=raw(Updated(values=values, step=step, gen=cause)),
         )
     )
 
@@ -217,6 +239,6 @@ def write_arc_values(draft: Draft, step: str, routed: Routed, cause: int) -> Non
     """Variables that the arcs of a stepped-over step set (PB-208)."""
     values: dict[str, JSON] = {}
     for token in routed.tokens:
-        values.update(token.set)
+        put(values, token.set)
     if values:
         _write_updates(draft, step, cause, values)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
+from state_builder.drive.answers import settle_answers
 from state_builder.drive.calls import start_children
 from state_builder.drive.commands import issue_all
 from state_builder.drive.completion import consume_all
 from state_builder.drive.decision import Decision, Draft, FailExecution, Turn
 from state_builder.drive.ending import (
     answer_request,
+    begin,
     end_if_done,
     fail,
     fire_timers,
-    set_duration,
 )
-from state_builder.drive.entry import enter, enter_all, skip_unreachable
+from state_builder.drive.entry import enter_all, skip_unreachable
 from state_builder.errors import LimitExceededError, TemplateError
 
 
@@ -46,21 +45,24 @@ def _decide(turn: Turn) -> Draft:
         answer_request(draft, turn.state.request)
         return draft
     fire_timers(draft)
+    settle_answers(draft)
     consume_all(draft)
     if not draft.state.failing:
-        if not draft.state.steps and not getattr(draft.state.steps, "base", None):
-            set_duration(
-                draft, datetime.fromisoformat(turn.state.started_at).timestamp()
-            )
-            enter(draft, turn.plan.playbook.entry)
+        if not draft.state.steps:
+            begin(draft)
         enter_all(draft)
         skip_unreachable(draft)
-        if not draft.full:
-            start_children(draft)
+        _supply(draft)
     if not draft.needs:
-        if not draft.state.failing:
-            issue_all(draft)
         end_if_done(draft)
-        if draft.state.final_entered and draft.state.failing:
-            issue_all(draft)
+        if draft.state.final_entered and not draft.terminal:
+            _supply(draft)
     return draft
+
+
+def _supply(draft: Draft) -> None:
+    """Start and issue what active steps lack; a full pass leaves it to the next."""
+    if not draft.full:
+        start_children(draft)
+    if not draft.full and not draft.needs:
+        issue_all(draft)

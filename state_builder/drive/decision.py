@@ -6,16 +6,17 @@ that is written is folded into it at once, by the very fold that will read the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Raw, Struct, field
 
 from state_builder.arcs import Plan
 from state_builder.errors import NoetlError
+from state_builder.policy import assign
 from state_builder.records import JSON, NOTHING, Event, Record, encode_json
-from state_builder.state import OpenCommand, State, StepState, apply
+from state_builder.state import State, StepState, apply
 
 _DRAFT_IDS: Final = 1 << 62
 """Ids of events not yet in the log: above all real ones, so tokens keep their order."""
@@ -28,6 +29,7 @@ _RANKS: Final[dict[str, int]] = {
     "step.enter": 4,
     "command.issued": 5,
     "command.completed": 6,
+    "command.failed": 6,
     "timer.set": 7,
 }
 """Order of the state events of one decision (PB-505)."""
@@ -42,6 +44,9 @@ class DriveLimits(Struct, frozen=True, kw_only=True):
         visits_max: visits of one step.
         depth_max: nesting of sub-playbooks.
         events_max: events of one pass; the rest comes with the next.
+        loop_items_max: elements of one loop's collection.
+        frame_rows_max: rows one claim of a cursor loop may give.
+        aggregate_bytes_max: results of one loop together.
     """
 
     open_commands_max: int = 10_000
@@ -49,6 +54,9 @@ class DriveLimits(Struct, frozen=True, kw_only=True):
     visits_max: int = 10_000
     depth_max: int = 32
     events_max: int = 500
+    loop_items_max: int = 1_000_000
+    frame_rows_max: int = 100_000
+    aggregate_bytes_max: int = 64 << 20
 
 
 class FailExecution(NoetlError):
@@ -110,57 +118,66 @@ class Turn(Struct, kw_only=True):
     memo: dict[str, JSON] = field(default_factory=dict)
 
 
-class _Steps(dict[str, StepState]):
-    """Steps of a draft: copied from the state when first touched."""
+_V = TypeVar("_V")
 
-    __slots__ = ("base",)
 
-    def __init__(self, base: dict[str, StepState]) -> None:
+class _Layer(dict[str, _V]):
+    """A draft's view of a mapping of the state: its own entries, then those below.
+
+    Nothing is copied but what is touched, so a decision costs what it decides and not
+    what the execution holds.
+    """
+
+    __slots__ = ("base", "gone", "twin")
+
+    def __init__(
+        self, base: dict[str, _V], twin: Callable[[_V], _V] | None = None
+    ) -> None:
         super().__init__()
         self.base = base
-
-    def __missing__(self, name: str) -> StepState:
-        step = self[name] = _copy_step(self.base[name])
-        return step
-
-    def get(self, name: str, default: StepState | None = None) -> StepState | None:  # type: ignore[override]
-        if name in self or name in self.base:
-            return self[name]
-        return default
-
-    def names(self) -> list[str]:
-        """Every step the execution ever mentioned."""
-        return list(dict.fromkeys([*self.base, *self]))
-
-
-class _Commands(dict[str, OpenCommand]):
-    """Open commands of a draft: its own, then those of the state."""
-
-    __slots__ = ("base", "gone")
-
-    def __init__(self, base: dict[str, OpenCommand]) -> None:
-        super().__init__()
-        self.base = base
+        self.twin = twin
         self.gone: set[str] = set()
+
+    def __missing__(self, key: str) -> _V:
+        if key in self.gone:
+            raise KeyError(key)
+        found = self.base[key]
+        if self.twin is not None:
+            found = self[key] = self.twin(found)
+        return found
 
     def __contains__(self, key: object) -> bool:
         return super().__contains__(key) or (key in self.base and key not in self.gone)
 
-    def get(self, key: str, default: OpenCommand | None = None) -> OpenCommand | None:  # type: ignore[override]
-        if super().__contains__(key):
-            return self[key]
-        if key in self.base and key not in self.gone:
-            return copy(self.base[key])
-        return default
+    def get(self, key: str, default: _V | None = None) -> _V | None:  # type: ignore[override]
+        if key not in self:
+            return default
+        return self[key]
+
+    def pop(self, key: str, default: _V | None = None) -> _V | None:  # type: ignore[override]
+        if key not in self:
+            return default
+        found = self[key]
+        del self[key]
+        return found
 
     def __delitem__(self, key: str) -> None:
         if super().__contains__(key):
             super().__delitem__(key)
-        else:
-            self.gone.add(key)
+        self.gone.add(key)
+
+    def __setitem__(self, key: str, value: _V) -> None:
+        super().__setitem__(key, value)
+        self.gone.discard(key)
+
+    def names(self) -> list[str]:
+        """Every key, those below first."""
+        found = dict.fromkeys([*self.base, *self])
+        return [key for key in found if key not in self.gone]
 
     def __len__(self) -> int:
-        return super().__len__() + len(self.base) - len(self.gone)
+        own = sum(key not in self.base for key in dict.keys(self))
+        return own + len(self.base) - len(self.gone & self.base.keys())
 
 
 def _copy_step(step: StepState) -> StepState:
@@ -187,6 +204,7 @@ class Draft:
     """A decision in the making."""
 
     __slots__ = (
+        "_owns_ctx",
         "candidates",
         "commands",
         "events",
@@ -202,12 +220,16 @@ class Draft:
         base = turn.state
         self.turn = turn
         self.state = copy(base)
-        self.state.steps = _Steps(base.steps)
-        self.state.commands = _Commands(base.commands)
+        self.state.steps = _Layer(base.steps, _copy_step)
+        self.state.commands = _Layer(base.commands, copy)
+        self.state.timers = _Layer(base.timers)
+        self.state.due = []
         self.state.live = dict(base.live)
-        self.state.ctx = dict(base.ctx)
         self.state.failing = list(base.failing)
-        self.state.timers = dict(base.timers)
+        self.state.answered = dict(base.answered)
+        self.state.repeats = _Layer(base.repeats)
+        self.state.ripe = dict(base.ripe)
+        self._owns_ctx = False
         self.events: list[tuple[int, Event]] = []
         self.commands: list[Issued] = []
         self.others: list[Record] = []
@@ -242,8 +264,23 @@ class Draft:
         self.events.append((9, event))
         self.terminal = True
 
+    def assign(self, values: dict[str, JSON]) -> None:
+        """Set variables for what is evaluated next; an event will say so."""
+        if not self._owns_ctx:
+            self.state.ctx = dict(self.state.ctx)
+            self._owns_ctx = True
+        for path, value in values.items():
+            assign(self.state.ctx, path, value)
+
+    def cause(self, event: int) -> str:
+        """An event's id as a cause; this pass's own events have none yet."""
+        real = event if event < _DRAFT_IDS else self.turn.state.head.event_id
+        return str(real)
+
     def _fold(self, event: Event) -> None:
         self.next_id += 1
+        if event.type == "ctx.updated":
+            self.assign({})
         counted = apply(self.state, event, self.next_id)
         assert counted, f"the drive wrote {event.type} that its own fold ignores"
 

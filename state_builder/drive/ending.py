@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from msgspec import Raw
 
-from state_builder.drive.calls import answer_parent, cancel_children, time_out
+from state_builder.drive.answers import answer_parent, cancel_children, time_out
 from state_builder.drive.decision import Draft, Turn, raw
 from state_builder.drive.entry import enter
 from state_builder.drive.names import step_names, view
@@ -16,7 +18,7 @@ from state_builder.records import (
     ToolOutcome,
     encode_json,
 )
-from state_builder.state import Outcome, Request, State
+from state_builder.state import TIMEOUT_TIMER, Outcome, Request, State
 from state_builder.template import plain
 
 ERROR_TEXT_MAX = 2000
@@ -158,8 +160,10 @@ def fire_timers(draft: Draft) -> None:
     Raises:
         LimitExceededError: the execution's own time is over (PB-647).
     """
-    timers = draft.turn.state.timers.items()
-    due = sorted((at, name) for name, at in timers if at <= draft.turn.now)
+    state, now = draft.turn.state, draft.turn.now
+    if not state.due or state.due[0][0] > now:
+        return
+    due = sorted((at, name) for name, at in state.timers.items() if at <= now)
     for _, name in due:
         draft.write(
             Event(type="timer.fired", at=draft.turn.at, timer=name, status="COMPLETED")
@@ -169,13 +173,17 @@ def fire_timers(draft: Draft) -> None:
             raise LimitExceededError(
                 "max_duration_s", f"the execution ran longer than {limit:g} seconds"
             )
-        time_out(draft, name)
+        if name.startswith(TIMEOUT_TIMER):
+            time_out(draft, name.removeprefix(TIMEOUT_TIMER))
+        if draft.full:
+            return
 
 
-def set_duration(draft: Draft, started: float) -> None:
-    """The execution's own bound in time, as a timer that survives its owner."""
+def begin(draft: Draft) -> None:
+    """The first pass: the execution's own bound in time, and its entry step."""
     limit = draft.plan.playbook.duration_max_s
-    if limit and DURATION_TIMER not in draft.state.timers:
+    if limit:
+        started = datetime.fromisoformat(draft.turn.state.started_at).timestamp()
         draft.write(
             Event(
                 type="timer.set",
@@ -185,3 +193,4 @@ def set_duration(draft: Draft, started: float) -> None:
                 status="PENDING",
             )
         )
+    enter(draft, draft.plan.playbook.entry)

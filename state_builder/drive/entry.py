@@ -31,12 +31,12 @@ def enter(draft: Draft, name: str, *, final: bool = False) -> None:
     _check_limits(draft, name, run.visit)
     scope = entry_scope(draft, name, run)
     if not _holds(step, scope):
-        _step_over(draft, step, known, run)
+        _step_over(draft, step, run)
         return
     if not _admitted(step, scope):
         _skip(draft, name, Exited(reason="admit"))
         return
-    entered, failure = _open(step, scope)
+    entered, failure = _open(step, scope, draft.turn.limits.loop_items_max)
     entered.final = final
     draft.write(
         Event(
@@ -61,6 +61,7 @@ def _pass_of(known: StepState, draft: Draft) -> Pass:
         run.origin, run.event_name = token.origin, token.event_name
         run.args = {**run.args, **token.args}
         run.overlay = {**run.overlay, **token.set}
+        run.over = (*run.over, *(one for one in token.over if one not in run.over))
     return run
 
 
@@ -103,11 +104,13 @@ def _admitted(step: Step, scope: Scope) -> bool:
     return True
 
 
-def _open(step: Step, scope: Scope) -> tuple[Entered, ToolFailure | None]:
+def _open(
+    step: Step, scope: Scope, items_max: int
+) -> tuple[Entered, ToolFailure | None]:
     if step.loop is None:
         return Entered(), None
     try:
-        entered = open_loop(step, scope)
+        entered = open_loop(step, scope, items_max)
     except NotIterableError as error:
         return Entered(), ToolFailure(kind="configuration", message=str(error))
     entered.cursor_loop = entered.cursor is not None
@@ -134,14 +137,13 @@ def _consume_at_entry(draft: Draft, name: str) -> None:
     draft.events[before:] = [(4, event) for _, event in draft.events[before:]]
 
 
-def _step_over(draft: Draft, step: Step, known: StepState, run: Pass) -> None:
+def _step_over(draft: Draft, step: Step, run: Pass) -> None:
     """The guard is false: the step's own arcs decide where to go on (PB-046).
 
     Once per chain of steps without a command between them, else two guarded steps
     that point at each other would never end.
     """
-    over = tuple(dict.fromkeys(name for token in known.tokens for name in token.over))
-    if step.name in over:
+    if step.name in run.over:
         _skip(draft, step.name, Exited(reason="when"))
         return
     scope = exit_scope(draft, step.name, run, None, "step.skipped")
@@ -150,7 +152,7 @@ def _step_over(draft: Draft, step: Step, known: StepState, run: Pass) -> None:
         reason="when",
         arcs=deliver(draft, step, routed),
         event_name="step.skipped",
-        over=(*over, step.name),
+        over=(*run.over, step.name),
     )
     _skip(draft, step.name, exited)
     write_arc_values(draft, step.name, routed, draft.turn.state.head.event_id)

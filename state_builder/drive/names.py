@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from msgspec.json import decode as decode_json
 
 from state_builder.drive.decision import Draft
+from state_builder.iteration import Iteration, again
+from state_builder.playbook.model import Step
 from state_builder.records import JSON
-from state_builder.state import Outcome, Pass, State
+from state_builder.state import OpenCommand, Outcome, Pass, State
 from state_builder.state.outcomes import encode_failure
-from state_builder.template import Scope, StepResult
+from state_builder.template import Iteration as TextIteration
+from state_builder.template import Scope, StepResult, render
 
 
 def view(outcome: Outcome) -> StepResult:
@@ -207,3 +210,61 @@ def output_view(result: StepResult, outcome: Outcome) -> StepResult:
             **helpers,
         },
     )
+
+
+def iteration_names(step: Step, run: Pass, iteration: Iteration) -> dict[str, JSON]:
+    """The iteration's own names as a command carries them (PB-225, PB-252)."""
+    assert step.loop is not None
+    names: dict[str, JSON] = {
+        "name": step.loop.iterator,
+        "value": iteration.value,
+        "index": iteration.index,
+        "total": iteration.total,
+    }
+    if iteration.phase != "item":
+        assert run.loop is not None and run.loop.cursor is not None
+        names["frame"] = iteration.frame
+        names["frame_max_rows"] = run.loop.cursor.max_rows
+        names["claim"] = iteration.phase == "claim"
+    return names
+
+
+def iteration_scope(
+    draft: Draft, step: Step, run: Pass, iteration: Iteration | None
+) -> Scope:
+    """Names for a call the drive makes itself, in its iteration."""
+    scope = entry_scope(draft, step.name, run)
+    if iteration is not None:
+        assert step.loop is not None
+        scope.iteration = TextIteration(
+            name=step.loop.iterator,
+            value=iteration.value,
+            index=iteration.index,
+            total=iteration.total,
+        )
+    return scope
+
+
+def call_inputs(step: Step) -> dict[str, JSON]:
+    """A call's own input under its tool's, unrendered (PB-048)."""
+    assert step.call is not None
+    own: dict[str, JSON] = decode_json(step.input) if step.input else {}
+    return {**own, **step.call.input}
+
+
+def call_scope(draft: Draft, step: Step, command: OpenCommand) -> Scope:
+    """Names for what follows a call: its ``set`` and rules (PB-115); own copies."""
+    run = draft.state.steps[step.name].active
+    assert run is not None
+    iteration = None if run.loop is None else again(run.loop, command.iteration)
+    before = iteration_scope(draft, step, run, iteration)
+    given = call_inputs(step)
+    scope = iteration_scope(draft, step, run, iteration)
+    scope.ctx, scope.overlay = dict(scope.ctx), dict(scope.overlay)
+    scope.iter_vars, scope.runtime = {}, {}
+    scope.inputs = Lazy({key: _maker(value, before) for key, value in given.items()})
+    return scope
+
+
+def _maker(value: JSON, scope: Scope) -> Callable[[], object]:
+    return lambda: render(value, scope, data=True)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from msgspec import Raw
+
 from state_builder.playbook.findings import Block, is_template
 from state_builder.playbook.model import Call
-from state_builder.records import JSON
+from state_builder.records import JSON, NOTHING, encode_json
 
 WAIT_S: Final = 300.0
 WAIT_RETURN_RESULT_S: Final = 180.0
 
 
-def call_of(block: Block, timeout_s: float) -> Call:
+def call_of(block: Block, timeout_s: float, *, retried: bool) -> Call:
     """The call of a canonical ``playbook`` tool (PB-600 to PB-607).
 
     Args:
         block: the configured tool at its place.
         timeout_s: of the step or the playbook, 0 when neither names one.
+        retried: the step has a ``retry`` of its own.
     """
     own = block.block("input").value
     payload = block.get("payload")
@@ -28,6 +31,8 @@ def call_of(block: Block, timeout_s: float) -> Call:
     ):
         block.report.wrong(block.at("payload"), payload, "a map or a template")
     wait = _wait(block)
+    policy = tuple(block.items("policy"))
+    values, retry = block.block("set").value, block.block("retry").value
     named = "return_step" if wait == "tolerant" else "result_step"
     return Call(
         path=block.text("path"),
@@ -39,6 +44,10 @@ def call_of(block: Block, timeout_s: float) -> Call:
         result_step="" if wait == "none" else block.text(named),
         timeout_s=_timeout(block, timeout_s),
         cancel_on_timeout=block.flag("cancel_on_timeout"),
+        policy=policy,
+        set=values,
+        retry=Raw(encode_json(retry)) if retry else NOTHING,
+        is_judged=bool(retried or policy or values or retry),
     )
 
 

@@ -93,6 +93,9 @@ class Call(Struct, frozen=True, kw_only=True):
         result_step: the child's step whose result is the value; empty for the child's
             own result.
         timeout_s: from the start of the child.
+        policy, set, retry: of the tool, as a command would carry them; what they make
+            of the answer is decided by the owner (PB-608).
+        is_judged: the answer is looked at before it counts.
     """
 
     path: str = ""
@@ -104,6 +107,10 @@ class Call(Struct, frozen=True, kw_only=True):
     result_step: str = ""
     timeout_s: float = 300.0
     cancel_on_timeout: bool = False
+    policy: tuple[JSON, ...] = ()
+    set: dict[str, JSON] = field(default_factory=dict)
+    retry: Raw = NOTHING
+    is_judged: bool = False
 
 
 class Step(Struct, frozen=True, kw_only=True):

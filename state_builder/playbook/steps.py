@@ -76,6 +76,7 @@ def step_of(block: Block, index: int, around: Surroundings) -> Step:
     kind = str(work.config["kind"])
     claim = _claim_texts(loop)
     on_error = _on_error(spec, policy)
+    retry = _retry(block, spec, on_error)
     return Step(
         name=name,
         index=index,
@@ -89,12 +90,12 @@ def step_of(block: Block, index: int, around: Surroundings) -> Step:
         set=values,
         next=router_of(block, around.names, final=name == around.final_step),
         timeout_s=timeout_s,
-        retry=_retry(block, spec, on_error),
+        retry=retry,
         on_error=on_error,
         best_effort=_best_effort(policy),
         output=_output(block, work),
         pool=spec.text("pool") or work.pool,
-        call=_call(block, work, timeout_s),
+        call=_call(block, work, timeout_s, retried=bool(retry)),
         texts=command_texts(work.config, given, claim),
         full_context=reads_everything(work.config, given, loop),
         bare_noop=kind == "noop" and not {"result", "message"} & work.config.keys(),
@@ -206,7 +207,8 @@ def _output(block: Block, work: Work) -> Raw:
     return _raw({**below, **own})
 
 
-def _call(block: Block, work: Work, timeout_s: float) -> Call | None:
+def _call(block: Block, work: Work, timeout_s: float, *, retried: bool) -> Call | None:
     if work.config["kind"] != "playbook":
         return None
-    return call_of(Block(block.report, work.path, work.config), timeout_s)
+    tool = Block(block.report, work.path, work.config)
+    return call_of(tool, timeout_s, retried=retried)

@@ -7,7 +7,14 @@ what is decided and what is read back later cannot disagree.
 May import: records, chain, template and what is under them.
 """
 
-from state_builder.state.fold import apply, assign, fold, own_payloads
+from state_builder.state.fold import (
+    REPEAT_TIMER,
+    TIMEOUT_TIMER,
+    apply,
+    fold,
+    own_payloads,
+)
+from state_builder.state.loops import aggregate, parse_cursor_iteration
 from state_builder.state.model import (
     STATE_VERSION,
     CursorRun,
@@ -19,15 +26,19 @@ from state_builder.state.model import (
     OpenCommand,
     Outcome,
     Pass,
+    Repeat,
     Request,
     State,
     StepState,
     Token,
     Updated,
 )
+from state_builder.state.outcomes import encode_failure
 
 __all__ = [
+    "REPEAT_TIMER",
     "STATE_VERSION",
+    "TIMEOUT_TIMER",
     "CursorRun",
     "Delivered",
     "Entered",
@@ -37,13 +48,16 @@ __all__ = [
     "OpenCommand",
     "Outcome",
     "Pass",
+    "Repeat",
     "Request",
     "State",
     "StepState",
     "Token",
     "Updated",
+    "aggregate",
     "apply",
-    "assign",
+    "encode_failure",
     "fold",
     "own_payloads",
+    "parse_cursor_iteration",
 ]

@@ -8,15 +8,16 @@ terminal changes nothing but a counter (RT-EVT-3, RT-EVT-4).
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Final
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 from msgspec.json import Decoder
 
 from state_builder.chain import link
+from state_builder.policy import assign
 from state_builder.records import (
     GENESIS,
-    JSON,
     NOTHING,
     TERMINAL_STATUS,
     Event,
@@ -31,6 +32,7 @@ from state_builder.state.model import (
     OpenCommand,
     Outcome,
     Pass,
+    Repeat,
     Request,
     State,
     StepState,
@@ -46,6 +48,23 @@ _genesis = Decoder(Genesis)
 _entered = Decoder(Entered)
 _exited = Decoder(Exited)
 _updated = Decoder(Updated)
+
+
+class _CallTool(Struct):
+    path: str = ""
+
+
+class _CallConfig(Struct):
+    tool_config: _CallTool
+
+
+_call_config = Decoder(_CallConfig)
+
+TIMEOUT_TIMER: Final = "timeout:"
+"""Before a command id: the time a waited child has."""
+
+REPEAT_TIMER: Final = "repeat:"
+"""Before a command id: when that attempt begins."""
 
 _FAILED_WORDS: Final = frozenset({"error", "failed", "timeout"})
 
@@ -73,21 +92,6 @@ def apply(state: State, event: Event, event_id: int) -> bool:
     return handler(state, event, event_id) if handler else True
 
 
-def assign(variables: dict[str, JSON], key: str, value: JSON) -> None:
-    """Set a variable by its path: ``a.b`` sets member ``b`` of ``a`` (PB-202).
-
-    Maps on the way are copied, not changed: earlier holders keep what they saw.
-    """
-    head, _, rest = key.partition(".")
-    if not rest:
-        variables[head] = value
-        return
-    old = variables.get(head)
-    inner: dict[str, JSON] = dict(old) if isinstance(old, dict) else {}
-    assign(inner, rest, value)
-    variables[head] = inner
-
-
 def own_payloads(genesis: Genesis) -> Genesis:
     """Copies of the raw payloads: views would keep a whole message in memory."""
     for name in ("workload", "trace", "payload", "env"):
@@ -108,7 +112,11 @@ def _end(state: State, event: Event, event_id: int) -> bool:
     state.error = event.error
     state.live.clear()
     state.commands.clear()
+    state.answered.clear()
+    state.repeats.clear()
+    state.ripe.clear()
     state.timers.clear()
+    state.due.clear()
     state.tasks_open = 0
     return True
 
@@ -121,6 +129,7 @@ def _enter(state: State, event: Event, event_id: int) -> bool:
         run.origin, run.event_name = token.origin, token.event_name
         run.args = {**run.args, **token.args}
         run.overlay = {**run.overlay, **token.set}
+        run.over = (*run.over, *(name for name in token.over if name not in run.over))
     if entered.iterator_var:
         run.loop = LoopRun(
             iterator=entered.iterator_var,
@@ -156,8 +165,6 @@ def _exit(state: State, event: Event, event_id: int) -> bool:
     step.bare = exited.bare
     if failed and not exited.handled:
         state.failing.append(event.step)
-    for name in [name for name in state.timers if name.startswith(f"{event.step}:")]:
-        del state.timers[name]
     _settle(state, event.step, step)
     _deliver(state, event.step, exited, event_id)
     return True
@@ -235,13 +242,22 @@ def _issue(state: State, event: Event, event_id: int) -> bool:
         pool=event.pool,
         issued_at=event.at,
         child=event.child,
+        path=_called_path(event) if event.kind == "playbook" else "",
+        judged=event.pending,
     )
     state.tasks_open += 1
-    run.issued += 1
     step.status = "command_issued"
+    if state.repeats.pop(event.command_id, None) is not None:
+        state.ripe.pop(event.command_id, None)
+        return True
+    run.issued += 1
     if run.loop is not None:
         issue_iteration(run.loop, event.iteration)
     return True
+
+
+def _called_path(event: Event) -> str:
+    return _call_config.decode(event.context).tool_config.path
 
 
 def _started(state: State, event: Event, event_id: int) -> bool:
@@ -262,9 +278,11 @@ def _called(state: State, event: Event, event_id: int) -> bool:
     if command is None:
         return False
     outcome = outcome_of(event, event_id)
-    if command.parked:
+    if command.parked and not command.judged:
         return _finish(state, event.command_id, command, outcome)
     command.outcome = outcome
+    if command.parked:
+        state.answered[event.command_id] = None
     return True
 
 
@@ -293,6 +311,8 @@ def _failed(state: State, event: Event, event_id: int) -> bool:
     command = state.commands.get(event.command_id)
     if command is None:
         return False
+    if event.due:
+        return _repeat(state, event, command)
     outcome = command.outcome or Outcome()
     outcome.ok = False
     outcome.event = event_id
@@ -300,13 +320,35 @@ def _failed(state: State, event: Event, event_id: int) -> bool:
     return _finish(state, event.command_id, command, outcome)
 
 
+def _repeat(state: State, event: Event, command: OpenCommand) -> bool:
+    """The attempt failed and the next one is due later; the iteration stays open."""
+    _close(state, event.command_id, command)
+    attempt = command.attempt + 1
+    name = f"{event.command_id.rpartition('.')[0]}.{attempt}"
+    state.repeats[name] = Repeat(
+        step=command.step,
+        visit=command.visit,
+        attempt=attempt,
+        iteration=command.iteration,
+    )
+    _arm(state, f"{REPEAT_TIMER}{name}", event.due)
+    return True
+
+
+def _close(state: State, command_id: str, command: OpenCommand) -> None:
+    """The command leaves the open ones, and what waited for it with it."""
+    del state.commands[command_id]
+    if not command.parked:
+        state.tasks_open -= 1
+    state.answered.pop(command_id, None)
+    _disarm(state, f"{TIMEOUT_TIMER}{command_id}")
+
+
 def _finish(
     state: State, command_id: str, command: OpenCommand, outcome: Outcome
 ) -> bool:
     """First answer wins: the command leaves the open ones (RT-EVT-4)."""
-    del state.commands[command_id]
-    if not command.parked:
-        state.tasks_open -= 1
+    _close(state, command_id, command)
     run = state.step(command.step).active
     if run is None or run.visit != command.visit:
         return False
@@ -318,12 +360,27 @@ def _finish(
 
 
 def _set_timer(state: State, event: Event, event_id: int) -> bool:
-    state.timers[event.timer] = event.due
+    _arm(state, event.timer, event.due)
     return True
 
 
 def _fired(state: State, event: Event, event_id: int) -> bool:
-    return state.timers.pop(event.timer, None) is not None
+    prefix, name = event.timer[: len(REPEAT_TIMER)], event.timer[len(REPEAT_TIMER) :]
+    if prefix == REPEAT_TIMER and name in state.repeats:
+        state.ripe[name] = None
+    return _disarm(state, event.timer)
+
+
+def _arm(state: State, name: str, due: float) -> None:
+    state.timers[name] = due
+    heappush(state.due, (due, name))
+
+
+def _disarm(state: State, name: str) -> bool:
+    known = state.timers.pop(name, None) is not None
+    while state.due and state.timers.get(state.due[0][1]) != state.due[0][0]:
+        heappop(state.due)
+    return known
 
 
 def _requested(state: State, event: Event, event_id: int) -> bool:

@@ -51,7 +51,9 @@ def count(loop: LoopRun, iteration: str, outcome: Outcome) -> None:
         return
     loop.completed += 1
     loop.form = outcome.form
-    loop.results[int(iteration)] = _element(outcome)
+    element = _element(outcome)
+    loop.results[int(iteration)] = element
+    loop.size += len(element)
 
 
 def _element(outcome: Outcome) -> bytes:

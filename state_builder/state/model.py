@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from state_builder.chain import ChainHead
 from state_builder.records import JSON, Genesis, ToolFailure
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 """Version of everything a snapshot holds; another one is not read (RT-IDX-4)."""
 
 
@@ -53,6 +53,8 @@ class OpenCommand(Struct, kw_only=True, omit_defaults=True):
         outcome: data of a ``call.done``/``call.error`` before the command's own end.
         parked: the worker is free, an outside call-back ends it (RT-DRV-19).
         child: execution id of the child it waits for.
+        path: the playbook a call names.
+        judged: the answer of a call is looked at by the owner before it counts.
     """
 
     step: str
@@ -69,6 +71,17 @@ class OpenCommand(Struct, kw_only=True, omit_defaults=True):
     outcome: Outcome | None = None
     parked: bool = False
     child: str = ""
+    path: str = ""
+    judged: bool = False
+
+
+class Repeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An attempt that is due, or will be when its timer fires."""
+
+    step: str
+    visit: int
+    attempt: int
+    iteration: str = ""
 
 
 class LoopRun(Struct, kw_only=True, omit_defaults=True):
@@ -82,6 +95,7 @@ class LoopRun(Struct, kw_only=True, omit_defaults=True):
         form: form of the elements.
         errors: index → first failure of it.
         updates: variable changes not yet written as ``ctx.updated``, by event id.
+        size: bytes of the results so far.
         last_event: newest completion counted.
         slots, frames, rows: of a cursor loop, see :mod:`state_builder.iteration`.
     """
@@ -95,6 +109,7 @@ class LoopRun(Struct, kw_only=True, omit_defaults=True):
     completed: int = 0
     failed: int = 0
     results: list[bytes | None] = field(default_factory=list)
+    size: int = 0
     form: str = "plain"
     errors: dict[str, ToolFailure] = field(default_factory=dict)
     updates: dict[int, dict[str, JSON]] = field(default_factory=dict)
@@ -140,6 +155,7 @@ class Pass(Struct, kw_only=True, omit_defaults=True):
     Attributes:
         entered: id of the ``step.enter``.
         issued: commands issued so far (plain steps: 0 or 1).
+        over: steps stepped over on the way here, as :attr:`Token.over`.
     """
 
     visit: int
@@ -151,7 +167,7 @@ class Pass(Struct, kw_only=True, omit_defaults=True):
     issued: int = 0
     outcome: Outcome | None = None
     loop: LoopRun | None = None
-    child: str = ""
+    over: tuple[str, ...] = ()
 
 
 class StepState(Struct, kw_only=True, omit_defaults=True):
@@ -193,8 +209,10 @@ class State(Struct, kw_only=True, omit_defaults=True):
         live: steps that are active or hold a token, in the order they became so.
         failing: failed steps nobody handled, in order.
         entries: step entries so far (limit of PB-541).
+        answered: calls whose answer waits for the owner's judgement, by command id.
+        repeats: attempts to come, by command id; ``ripe`` those whose time has come.
         timers: name → due time, Unix seconds.
-        children: command id → execution id of waited-for children.
+        due: the same as a heap of (due time, name), the first one always valid.
         tasks_open: open commands a worker runs (parked ones not counted).
     """
 
@@ -212,7 +230,11 @@ class State(Struct, kw_only=True, omit_defaults=True):
     ctx: dict[str, JSON] = field(default_factory=dict)
     failing: list[str] = field(default_factory=list)
     entries: int = 0
+    answered: dict[str, None] = field(default_factory=dict)
+    repeats: dict[str, Repeat] = field(default_factory=dict)
+    ripe: dict[str, None] = field(default_factory=dict)
     timers: dict[str, float] = field(default_factory=dict)
+    due: list[tuple[float, str]] = field(default_factory=list)
     request: Request | None = None
     tasks_open: int = 0
     ignored: int = 0
@@ -261,6 +283,7 @@ class Exited(Struct, omit_defaults=True):
         over: PB-046, of the tokens delivered by stepping over.
         bare: PB-645.
         failure: why a step failed that had no command of its own to say it.
+        unmatched: no arc was taken although there are some (PB-320).
     """
 
     reason: str = ""
@@ -271,6 +294,7 @@ class Exited(Struct, omit_defaults=True):
     bare: bool = False
     failure: ToolFailure | None = None
     cursor_drained: bool = field(default=False, name="__cursor_drained")
+    unmatched: bool = False
 
 
 class Updated(Struct, omit_defaults=True):

@@ -9,16 +9,16 @@ import structlog
 from msgspec import Struct
 
 from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.policy import PolicyError, Run, apply, evaluate
 from state_builder.ports import Clock, Observer
 from state_builder.records import JSON, ToolFailure
 from state_builder.template import StepResult, render
 from tools.auth import check_auth, secret_values
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.errors import ToolCallError, configuration
-from tools.pipeline.job import Job, Ran
+from tools.pipeline.job import Job
 from tools.pipeline.names import iteration_input, variables_of
 from tools.pipeline.plan import Plan
-from tools.pipeline.variables import apply, evaluate
 from tools.registry import Registry
 
 log = structlog.get_logger()
@@ -34,7 +34,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     clock: Clock
     observer: Observer
 
-    async def call(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Ran:
+    async def call(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Run:
         """Run a tool once and apply its ``set``; never raises but on cancellation."""
         started = self.clock.monotonic()
         try:
@@ -59,7 +59,7 @@ class Caller(Struct, frozen=True, kw_only=True):
             )
         return ran
 
-    async def _run(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Ran:
+    async def _run(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Run:
         tool = self.registry.get(plan.kind)
         config = self._configured(plan, tool, job, base, attempt)
         limit = self._timeout_s(plan, tool, config, job)
@@ -172,7 +172,7 @@ def _seconds(value: JSON) -> float:
     raise configuration(f"timeout must be a positive number of seconds, got {value!r}")
 
 
-def _set(plan: Plan, ran: Ran, job: Job, attempt: int) -> None:
+def _set(plan: Plan, ran: Run, job: Job, attempt: int) -> None:
     """The tool's ``set`` after a success; ``output`` is its data (PB-203)."""
     data = StepResult(ran.value, ran.form)
     job.scope.fixed = {
@@ -189,28 +189,28 @@ def _set(plan: Plan, ran: Ran, job: Job, attempt: int) -> None:
     apply(values, job.scope, job.updates)
 
 
-def _ran(result: ToolResult) -> Ran:
-    return Ran(data=result.data, form=result.form, helpers=result.helpers)
+def _ran(result: ToolResult) -> Run:
+    return Run(data=result.data, form=result.form, helpers=result.helpers)
 
 
 def failed(
-    error: ToolCallError | TemplateError | LimitExceededError, where: str
-) -> Ran:
+    error: ToolCallError | TemplateError | LimitExceededError | PolicyError, where: str
+) -> Run:
     """A run that ended in one of the errors a tool may end in (PB-423)."""
     if isinstance(error, ToolCallError):
-        return Ran(
+        return Run(
             data=error.data,
             form=error.form,
             error=error.failure,
             helpers=error.helpers,
         )
-    if isinstance(error, TemplateError):
-        failure = ToolFailure(kind="template", message=f"{where}, {error}")
+    if isinstance(error, TemplateError | PolicyError):
+        failure = ToolFailure(kind=error.code, message=f"{where}, {error}")
     else:
         failure = ToolFailure(kind="limit", code=error.limit, message=str(error))
-    return Ran(error=failure)
+    return Run(error=failure)
 
 
-def _crashed(error: Exception) -> Ran:
+def _crashed(error: Exception) -> Run:
     name = type(error).__name__
-    return Ran(error=ToolFailure(kind="unknown", code=name, message=f"{name}: {error}"))
+    return Run(error=ToolFailure(kind="unknown", code=name, message=f"{name}: {error}"))

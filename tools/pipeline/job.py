@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from msgspec import Struct, field
 from msgspec.json import Decoder
 from msgspec.json import decode as decode_json
 
+from state_builder.policy import Run
 from state_builder.ports import Command
-from state_builder.records import JSON, CommandContext, ToolFailure
+from state_builder.records import JSON, CommandContext
 from state_builder.retry import RetryRule
-from state_builder.template import Scope, StepResult
+from state_builder.template import Scope
 from tools.pipeline.names import names_of, scope_of
 from tools.pipeline.plan import Plan
 
@@ -20,45 +20,6 @@ _decode_retry = Decoder(RetryRule).decode
 
 TIMINGS_MAX = 200
 """Task runs of which the outcome tells the time (TL-TS-31)."""
-
-
-class Ran(Struct, kw_only=True):
-    """What one run of one tool gave (PB-100).
-
-    Attributes:
-        data: also of a failed run, where there is some.
-        form: how texts read ``data``.
-    """
-
-    data: JSON = None
-    form: str = "plain"
-    error: ToolFailure | None = None
-    helpers: dict[str, JSON] = field(default_factory=dict)
-    duration_ms: float = 0.0
-
-    @property
-    def value(self) -> JSON:
-        """The task's value: its data, or its error where it has none (PB-117)."""
-        if self.data is None and self.error is not None:
-            return {"error": error_map(self.error)}
-        return self.data
-
-
-def error_map(failure: ToolFailure) -> dict[str, JSON]:
-    """The error object texts and people see (TL-OUT-02)."""
-    result: dict[str, JSON] = {
-        "kind": failure.kind,
-        "code": failure.code,
-        "message": failure.message,
-        "retryable": failure.retryable,
-    }
-    if failure.status_code is not None:
-        result["status_code"] = result["status"] = failure.status_code
-    if failure.retry_after is not None:
-        result["retry_after"] = failure.retry_after
-    if failure.source:
-        result["source"] = failure.source
-    return result
 
 
 class Job:
@@ -109,7 +70,7 @@ class Job:
         """Give a run-time name a value (PB-450 row 3)."""
         cast("dict[str, object]", self.scope.runtime)[key] = value
 
-    def note(self, label: str, attempt: int, ran: Ran) -> None:
+    def note(self, label: str, attempt: int, ran: Run) -> None:
         """Count a run, and remember how long it took."""
         self.runs += 1
         self.duration_ms += ran.duration_ms
@@ -122,16 +83,3 @@ class Job:
                     "duration_ms": ran.duration_ms,
                 }
             )
-
-
-def envelope(ran: Ran, attempt: int) -> StepResult:
-    """``output`` of policy rules (PB-100, PB-101)."""
-    value: dict[str, object] = {
-        "status": "success" if ran.error is None else "error",
-        "data": StepResult(ran.data, ran.form),
-        "ref": None,
-        "error": None if ran.error is None else error_map(ran.error),
-        **ran.helpers,
-        "meta": {"attempt": attempt, "duration_ms": ran.duration_ms},
-    }
-    return StepResult(cast("JSON", value), "outcome")

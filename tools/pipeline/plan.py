@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Raw, Struct, ValidationError, convert, field
 from msgspec.json import decode as decode_json
 
+from state_builder.policy import Rule
 from state_builder.records import JSON
 from state_builder.retry import RetryRule
 from state_builder.template import is_template
@@ -22,8 +23,6 @@ SEQUENCES_MAX: Final = 3
 """Pipelines inside each other (TL-TS-32)."""
 
 PLANS_MAX: Final = 1_000
-
-ACTIONS: Final = frozenset({"continue", "retry", "jump", "break", "fail"})
 
 _OWNED: Final = frozenset(
     (
@@ -37,26 +36,6 @@ _DATA_FIELDS: Final = frozenset(
     {"json", "payload", "data", "params", "form", "headers", "env"}
 )
 """Fields that want a map or a list; as one text they are data positions (PB-413)."""
-
-
-class Rule(Struct, frozen=True, kw_only=True):
-    """One policy rule (PB-111); ``when`` None is an else. What is ``object`` is JSON.
-
-    Attributes:
-        set: ``ctx.…``/``iter.…`` key → value or template.
-        attempts, delay, max_delay, backoff: of ``retry``; numbers or templates.
-        to: of ``jump``; a label or a template.
-    """
-
-    when: str | bool | None = None
-    do: str = "continue"
-    set: dict[str, object] = field(default_factory=dict)
-    attempts: object = 3
-    delay: object = 1.0
-    backoff: object = "fixed"
-    max_delay: object = 60.0
-    to: object = None
-    message: object = None
 
 
 class Text(Struct, frozen=True):

@@ -11,6 +11,7 @@ from msgspec.json import Decoder
 from msgspec.structs import replace
 
 from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.policy import Run
 from state_builder.ports import Clock, Command, Observer
 from state_builder.records import (
     JSON,
@@ -24,7 +25,7 @@ from state_builder.redact import mask, mask_error
 from tools.contract import ToolLimits
 from tools.errors import ToolCallError
 from tools.pipeline.call import Caller
-from tools.pipeline.job import Job, Ran
+from tools.pipeline.job import Job
 from tools.pipeline.plan import SEQUENCE, Plan, Plans
 from tools.pipeline.sequence import Walk, Walker
 from tools.registry import Registry
@@ -128,7 +129,7 @@ def _parts(plan: Plan, walk: Walk, job: Job) -> tuple[JSON, str, dict[str, JSON]
     return cast("JSON", walk.results), "pipeline", helpers
 
 
-def _single(walk: Walk, last: Ran) -> tuple[JSON, str, dict[str, JSON]]:
+def _single(walk: Walk, last: Run) -> tuple[JSON, str, dict[str, JSON]]:
     if walk.failure is None:
         return last.value, last.form, last.helpers
     return last.data, last.form, last.helpers

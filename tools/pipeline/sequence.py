@@ -10,13 +10,14 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.policy import PolicyError, Run, Verdict, error_map, failure_of
 from state_builder.records import JSON, ToolFailure
 from state_builder.template import StepResult
 from tools.errors import ToolCallError, configuration
 from tools.pipeline.call import Caller, failed
-from tools.pipeline.job import Job, Ran, error_map
+from tools.pipeline.job import Job
 from tools.pipeline.plan import SEQUENCE, Plan
-from tools.pipeline.rules import Verdict, decide
+from tools.pipeline.rules import decide
 
 _PREVIOUS = frozenset(("previous", "prev", "_previous", "@previous"))
 
@@ -33,7 +34,7 @@ class Walk(Struct, kw_only=True):
     """
 
     results: dict[str, JSON] = field(default_factory=dict)
-    last: Ran = field(default_factory=Ran)
+    last: Run = field(default_factory=Run)
     failure: ToolFailure | None = None
     absorbed: ToolFailure | None = None
     failed_task: str = ""
@@ -94,10 +95,10 @@ class Walker(Struct, frozen=True):
                 place += 1
         return walk
 
-    async def _once(self, task: Plan, base: dict[str, JSON], attempt: int) -> Ran:
+    async def _once(self, task: Plan, base: dict[str, JSON], attempt: int) -> Run:
         limit = self.caller.limits.sequence_runs_max
         if self.job.runs >= limit:
-            return Ran(
+            return Run(
                 error=ToolFailure(
                     kind="max_iterations",
                     code="max_iterations",
@@ -108,10 +109,10 @@ class Walker(Struct, frozen=True):
             return await self.caller.call(task, self.job, base, attempt)
         inner = await self.walk(task.tasks, {**base, **task.input})
         if inner.failure is None:
-            return Ran(data=inner.results, form="pipeline")
-        return Ran(data=inner.failure_data, error=inner.failure)
+            return Run(data=inner.results, form="pipeline")
+        return Run(data=inner.failure_data, error=inner.failure)
 
-    def _record(self, walk: Walk, task: Plan, ran: Ran, attempt: int) -> None:
+    def _record(self, walk: Walk, task: Plan, ran: Run, attempt: int) -> None:
         """Count the run and let later texts see what it gave (PB-181, PB-182)."""
         self.job.note(task.label, attempt, ran)
         if not task.label:
@@ -124,29 +125,20 @@ class Walker(Struct, frozen=True):
         self.job.name("_prev", seen)
         self.job.name("_results", walk.results)
 
-    def _verdict(self, task: Plan, ran: Ran, attempt: int) -> tuple[Verdict, Ran]:
+    def _verdict(self, task: Plan, ran: Run, attempt: int) -> tuple[Verdict, Run]:
         """What the rules say; rules that cannot be carried out fail the task."""
         if ran.error is not None and ran.error.kind == "max_iterations":
             return Verdict("fail"), ran
         try:
             return decide(task, ran, self.job, attempt), ran
-        except (ToolCallError, TemplateError, LimitExceededError) as error:
+        except (PolicyError, TemplateError, LimitExceededError) as error:
             broken = failed(error, f"{self.job.where(task)}, policy")
             return Verdict("fail"), replace(ran, error=broken.error)
 
 
 def _fail(walk: Walk, task: Plan, place: int, attempt: int, verdict: Verdict) -> None:
     walk.failed_task, walk.failed_index, walk.attempt = task.label, place, attempt
-    error = walk.last.error
-    if error is None:
-        if verdict.exhausted:
-            code, text = "RETRY_EXHAUSTED", f"still to be repeated after {attempt} runs"
-        else:
-            code, text = "POLICY_FAIL", "failed by a policy rule"
-        error = ToolFailure(kind="exception", code=code, message=text)
-    if verdict.message:
-        error = replace(error, message=verdict.message)
-    walk.failure = error
+    walk.failure = failure_of(walk.last, verdict)
 
 
 def _target(tasks: tuple[Plan, ...], place: int, to: str) -> int:

@@ -25,12 +25,11 @@ def apply(values: Changes, scope: Scope, updates: Changes) -> None:
         place, _, name = key.partition(".")
         if name and place in ("ctx", "step"):
             _set_variable(name, value, scope)
-            updates.pop(name, None)
-            updates[name] = value
+            put(updates, {name: value})
         elif name and place == "iter":
-            _assign(cast("Changes", scope.iter_vars), name, value)
+            assign(cast("Changes", scope.iter_vars), name, value)
         else:
-            _assign(cast("Changes", scope.runtime), key, value)
+            assign(cast("Changes", scope.runtime), key, value)
 
 
 def _set_variable(name: str, value: JSON, scope: Scope) -> None:
@@ -40,16 +39,26 @@ def _set_variable(name: str, value: JSON, scope: Scope) -> None:
     overlay = cast("Changes", scope.overlay)
     if root in overlay:
         ctx[root] = plain(overlay.pop(root))
-    _assign(ctx, name, value)
+    assign(ctx, name, value)
 
 
-def _assign(target: Changes, name: str, value: JSON) -> None:
-    """Set a name or a member; maps on the way are copied, never shared."""
-    head, _, rest = name.partition(".")
-    if not rest:
-        target[head] = value
-        return
-    member = target.get(head)
-    inner: Changes = dict(member) if isinstance(member, dict) else {}
-    _assign(inner, rest, value)
-    target[head] = inner
+def assign(variables: Changes, path: str, value: JSON) -> None:
+    """Set a variable by its path: ``a.b`` sets member ``b`` of ``a`` (PB-202).
+
+    Maps on the way are copied, not changed: earlier holders keep what they saw.
+    """
+    *members, last = path.split(".")
+    inner = variables
+    for name in members:
+        old = inner.get(name)
+        copied: Changes = dict(old) if isinstance(old, dict) else {}
+        inner[name] = copied
+        inner = copied
+    inner[last] = value
+
+
+def put(updates: Changes, values: Changes) -> None:
+    """Add changes to earlier ones, latest last: order decides where paths overlap."""
+    for path, value in values.items():
+        updates.pop(path, None)
+        updates[path] = value
