@@ -121,8 +121,8 @@ class Fleet:
 
     async def start(self, path: str, **workload: Any) -> str:
         """Start an execution, again and again while the platform is away."""
-        body = {"path": path, "workload": {"dsn": self.stack.demo_dsn, **workload}}
-        answer = await patiently(lambda: self.client.execute(body))
+        data = {"dsn": self.stack.demo_dsn, **workload}
+        answer = await patiently(lambda: self.client.execute(path, data))
         return str(answer["execution_id"])
 
     async def ended(self, execution_ids: list[str]) -> dict[str, str]:
@@ -187,6 +187,8 @@ async def fleet(
     counts = {"server": 1, "system": 1, "worker": 1, "materializer": 1, **replicas}
     settings = {
         "NOETL_COMMAND_ACK_WAIT_SECS": "3",
+        "NOETL_NATS_HEARTBEAT_SECS": "0.5",
+        "NOETL_LEASE_TTL": "3",
         "NOETL_WORKER_SLOTS": "8",
         **(env or {}),
     }

@@ -134,7 +134,7 @@ async def test_a_worker_lost_mid_step_is_replaced(tmp_path: Path) -> None:
 async def test_a_command_that_kills_its_worker_is_poison(tmp_path: Path) -> None:
     """A16: after four starts without a result the command fails with ``poison``."""
     async with fleet(
-        tmp_path / "data", env={"NOETL_COMMAND_ACK_WAIT_SECS": "1"}
+        tmp_path / "data", env={"NOETL_COMMAND_ACK_WAIT_SECS": "1.5"}
     ) as found:
         code = "import os, signal\\nos.kill(os.getppid(), signal.SIGKILL)"
         steps = f'  - {{step: start, tool: {{kind: python, code: "{code}"}}}}\n'
