@@ -151,6 +151,7 @@ noetl_bus_questions_dropped_total -- questions to owners that were not taken
 noetl_orchestrate_drive_total stage=dispatched,applied,empty,cas_lost,retry,context_offloaded,context_ref_resolved,ref_resolved,cold_rebuild,terminal_skip,evaluate_error -- drive passes by what became of them
 noetl_lease_transitions_total kind=take,renew,lost outcome=ok,lost -- leases
 noetl_checkpoint_bytes_total -- bytes of snapshots written
+noetl_log_trimmed_messages_total -- messages nobody needed any more
 noetl_worker_pulls_total outcome=message,empty,error -- pulls of commands
 noetl_worker_claim_failed_total reason=terminal,superseded,unavailable -- commands not run after asking
 noetl_worker_claim_dead_lettered_total -- commands nobody can read
@@ -171,11 +172,14 @@ noetl_projection_advanced_total -- executions brought up to date
 
 _GAUGES = """
 noetl_bus_connected -- 1 while the broker answers
+noetl_log_floor_sequence -- first message of the log that somebody needs
+noetl_log_used_ratio -- share of the log's room in use
+noetl_log_kept_messages by=snapshot,rows,lease,age -- messages that reason keeps in the log
 noetl_bus_log_full -- 1 while the log refuses appends
 noetl_streams_open -- live streams of this server
 noetl_worker_nats_consumer_pending stream consumer -- messages not yet handled
 noetl_worker_nats_consumer_oldest_seconds stream consumer -- age of the first of them
-"""
+"""  # noqa: E501 - a table, a line each
 
 _SECONDS_OF = """
 noetl_event_ingest_duration_seconds -- taking events over HTTP

@@ -13,7 +13,7 @@ from msgspec import DecodeError, Struct, ValidationError, field
 from msgspec.json import Decoder, Encoder
 
 from state_builder.errors import RecordError
-from state_builder.ids import digest_of, event_id
+from state_builder.ids import digest_of, event_id, event_position
 from state_builder.ports import LogMessage
 from state_builder.records import GENESIS, RESERVED_TYPES, Record, decode_append
 from state_builder.state import STATE_VERSION, State, fold, own_payloads
@@ -141,6 +141,21 @@ class ShardIndex:
         """The state of an execution that is open or ended lately."""
         entry = self.open.get(execution_id)
         return self.ended.get(execution_id) if entry is None else entry.state
+
+    def needed(self, covered: int) -> int:
+        """The first message still needed by whoever has a snapshot up to ``covered``.
+
+        A command a worker has yet to run must stay in the log, for that is where the
+        worker gets it from; one that is parked or waits for a child has been taken.
+        """
+        first = covered + 1
+        for entry in self.open.values():
+            for command in entry.state.commands.values():
+                generation, sequence, _ = event_position(command.event)
+                waits = not command.parked and not command.child
+                if waits and generation == self.generation:
+                    first = min(first, sequence)
+        return first
 
     def snapshot(self, covered: int) -> bytes:
         """The index as bytes: a checksum line, then the states.

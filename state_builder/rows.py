@@ -285,8 +285,9 @@ class RowStore(Protocol):
         Raises UnavailableError.
         """
 
-    async def durable_position(self, group: str) -> Position | None:
-        """A position no crash of the database can take back any more.
+    async def durable_positions(self) -> dict[str, Position]:
+        """Of every group, a position no crash of the database can take back any more.
 
-        What lies at or before it may be trimmed from the log. Raises UnavailableError.
+        What lies at or before all of them may be trimmed from the log, if the groups
+        are all there are. Raises UnavailableError.
         """

@@ -72,7 +72,7 @@ class Materializer:
     Attributes:
         position: where the tables stand, as far as this process knows.
         durable: the same as of the last measurement, and safe from any crash of the
-            database: the log may be trimmed up to it.
+            database.
         leading: this process writes; false while another one does.
         pending: log messages after the position, as last measured; with a group of
             shards those of other groups are counted too.
@@ -195,7 +195,8 @@ class Materializer:
     async def _measure(self) -> None:
         found = await self._ports.log.info()
         try:
-            self.durable = await self._ports.rows.durable_position(self._settings.group)
+            positions = await self._ports.rows.durable_positions()
+            self.durable = positions.get(self._settings.group, self.durable)
         except UnavailableError:
             # The lag climbs from the position last known: that is what shows.
             log.warning("materializer.tables_away", group=self._settings.group)

@@ -75,10 +75,10 @@ class MemoryRows:
         async with self._database.leads[group]:
             yield _Writer(self._database, group)
 
-    async def durable_position(self, group: str) -> Position | None:
-        """The position; memory loses everything or nothing."""
+    async def durable_positions(self) -> dict[str, Position]:
+        """The positions; memory loses everything or nothing."""
         self._database.check()
-        return self._database.positions.get(group)
+        return dict(self._database.positions)
 
 
 class _Writer:

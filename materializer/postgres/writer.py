@@ -7,7 +7,7 @@ It does not wait for the disk at commit (``synchronous_commit = off``). That is 
 because the log is the truth: rows and position are in one transaction, so a database
 that loses its last moments comes back with an older position and its rows, and the
 same messages are read again. Only the log must still have them: what may be trimmed
-is asked for by :meth:`PostgresRows.durable_position`, which does wait.
+is asked for by :meth:`PostgresRows.durable_positions`, which does wait.
 """
 
 from __future__ import annotations
@@ -69,12 +69,11 @@ class PostgresRows:
                 await anyio.sleep(self._standby_poll_s)
             yield _Writer(database, connection, group)
 
-    async def durable_position(self, group: str) -> Position | None:
-        """A position that is on disk, as is all before it."""
+    async def durable_positions(self) -> dict[str, Position]:
+        """Positions that are on disk, as is all before them."""
         async with self._database.session() as connection:
-            query = self._database.sql["position_flush"]
-            row = await connection.fetchrow(query, group)
-        return Position(*row) if row is not None else None
+            rows = await connection.fetch(self._database.sql["positions_flush"])
+        return {group: Position(*position) for group, *position in rows}
 
 
 class _Writer:

@@ -46,11 +46,11 @@ SET generation = $4, last_seq = $5, updated_at = now()
 WHERE shard_group = $1 AND generation = $2 AND last_seq = $3
 RETURNING true;
 
--- name: position_flush
+-- name: positions_flush
 -- Written by a transaction that waits for its commit record to be on disk: with it
 -- everything before it is.
-UPDATE noetl.materializer_position SET updated_at = now() WHERE shard_group = $1
-RETURNING generation, last_seq;
+UPDATE noetl.materializer_position SET updated_at = now()
+RETURNING shard_group, generation, last_seq;
 
 -- name: positions_lowest
 SELECT coalesce(min(last_seq), 0) FROM noetl.materializer_position

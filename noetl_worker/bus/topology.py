@@ -23,6 +23,8 @@ Config: TypeAlias = dict[str, object]
 BROKER_VERSION_MIN: Final = (2, 12, 0)
 """The fence is on another subject than the one appended to (RT-NATS-32)."""
 
+SNAPSHOT_BUCKET: Final = "noetl_snapshots"
+
 _POOL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _MIB = 1024 * 1024
 

@@ -44,6 +44,9 @@ class OwnedShard:
         lost: another lease was seen or an append was refused.
         renewing: a newer lease of our own is on its way; nothing is decided until then.
         in_flight: appends not yet acknowledged.
+        covered: everything of this shard up to this sequence was read; grows with what
+            is read of the other shards too.
+        written: what the last snapshot covers.
     """
 
     shard: Shard
@@ -55,6 +58,8 @@ class OwnedShard:
     renewing: bool = False
     in_flight: int = 0
     since_snapshot: int = 0
+    covered: int = 0
+    written: int = 0
     memos: dict[str, dict[str, JSON]] = field(default_factory=dict)
 
 

@@ -14,17 +14,22 @@ import structlog
 from anyio.abc import TaskGroup
 
 from noetl_worker.daemons.owner import OwnedShard, Owner
-from state_builder.errors import ConflictError, RecordError, UnavailableError
+from noetl_worker.daemons.snapshots import Snapshots
+from state_builder.errors import ConflictError, UnavailableError
 from state_builder.ids import Shard, digest_of
-from state_builder.index import ShardIndex
-from state_builder.ports import Blobs, Clock, EventLog, LogInfo, Members, Observer
+from state_builder.ports import Blobs, Clock, EventLog, Members, Observer
 from state_builder.records import timestamp
 
 log = structlog.get_logger(__name__)
 
-SNAPSHOTS_KEPT = 2
+IDLE_SNAPSHOT_MESSAGES = 500
+"""A shard nothing happens in is written down again after so much in the others."""
+
 RENEW_LOOK_S = 10.0
 RENEW_AFTER_MESSAGES = 10_000
+RENEW_AFTER_SHARE = 0.05
+"""Leases of a log that is shorter, and smaller than this share of its room, stay."""
+
 SETTLE_LOOK_S = 0.005
 
 
@@ -79,6 +84,7 @@ class Ownership:
         self._tasks = tasks
         self._settings = settings
         self._taken = taken
+        self._snapshots = Snapshots(ports.snapshots, ports.observer)
         self._snapshot_at: dict[int, float] = {}
         self._leaving = False
         self._looked_at = 0.0
@@ -126,7 +132,7 @@ class Ownership:
         info = await self._ports.log.info()
         group: dict[int, OwnedShard] = {}
         for shard in wanted:
-            index = await self._restore(shard, info)
+            index = await self._snapshots.restore(shard, info)
             if index is None:
                 continue
             epoch = await self._lease(shard)
@@ -136,6 +142,8 @@ class Ownership:
                     holder=self._settings.member,
                     epoch=epoch,
                     index=index,
+                    covered=index.position,
+                    written=index.position,
                 )
         if not group:
             return
@@ -164,75 +172,60 @@ class Ownership:
         observer.count("noetl_lease_transitions_total", kind="take", outcome="ok")
         return epoch
 
-    async def _restore(self, shard: int, info: LogInfo) -> ShardIndex | None:
-        """The newest snapshot that can be read and reaches the log's first message."""
-        names = await self._ports.snapshots.names(_prefix(shard))
-        for name in reversed(names):
-            data = await self._ports.snapshots.get(name)
-            if data is None:
-                continue
-            try:
-                index = ShardIndex.restore(shard, info.generation, data)
-            except RecordError as error:
-                log.error("snapshot.refused", name=name, reason=str(error))
-                continue
-            if index.position >= info.first_sequence - 1:
-                return index
-        if info.first_sequence <= 1:
-            return ShardIndex(shard, info.generation)
-        log.error(
-            "shard.unreadable",
-            shard=shard,
-            first_sequence=info.first_sequence,
-            hint="the log is trimmed and no snapshot reaches it: run noetl repair",
-        )
-        return None
-
     async def _follow(self, group: dict[int, OwnedShard]) -> None:
         after = min(owned.index.position for owned in group.values())
         shards = [owned.shard for owned in group.values()]
         stream = self._ports.log.follow(shards, after=after)
         async for batch in stream:
             self._owner.read(group, batch)
+            for owned in group.values():
+                owned.covered = max(owned.covered, batch[-1].sequence)
             if self._leaving or all(owned.lost for owned in group.values()):
                 return
 
     async def _snapshot_due(self) -> None:
         now = self._ports.clock.monotonic()
+        settings = self._settings
         for shard, owned in list(self.shards.items()):
-            if owned.lost or not owned.ready or not owned.since_snapshot:
+            if owned.lost or not owned.ready:
                 continue
-            old = now - self._snapshot_at[shard] >= self._settings.snapshot_every_s
-            if old or owned.since_snapshot >= self._settings.snapshot_every_events:
+            many = owned.since_snapshot >= settings.snapshot_every_events
+            old = now - self._snapshot_at[shard] >= settings.snapshot_every_s
+            behind = owned.covered - owned.written >= IDLE_SNAPSHOT_MESSAGES
+            if many or (old and (owned.since_snapshot or behind)):
                 await self._snapshot(owned)
 
     async def _snapshot(self, owned: OwnedShard) -> None:
-        data = owned.index.snapshot(owned.index.position)
-        name = f"{_prefix(owned.shard)}{owned.index.position:020d}"
+        covered = max(owned.covered, owned.index.position)
         owned.since_snapshot = 0
         self._snapshot_at[owned.shard] = self._ports.clock.monotonic()
-        await self._ports.snapshots.put(name, data)
-        self._ports.observer.count("noetl_checkpoint_bytes_total", len(data))
-        names = await self._ports.snapshots.names(_prefix(owned.shard))
-        for old in names[:-SNAPSHOTS_KEPT]:
-            await self._ports.snapshots.delete(old)
+        await self._snapshots.write(owned.index, covered)
+        owned.written = covered
 
     async def _renew_due(self) -> None:
-        """Renew leases in the older half of the log: the janitor trims behind them."""
+        """Renew leases in the older half of the log: the janitor trims behind them.
+
+        Reading its own lease back also tells the owner of an idle shard that nothing
+        older is missing, so the shard's next snapshot covers that much.
+        """
         now = self._ports.clock.monotonic()
         if now - self._looked_at < RENEW_LOOK_S:
             return
         self._looked_at = now
         info = await self._ports.log.info()
         middle = (info.first_sequence + info.last_sequence) // 2
-        if info.last_sequence - info.first_sequence < RENEW_AFTER_MESSAGES:
+        long = info.last_sequence - info.first_sequence >= RENEW_AFTER_MESSAGES
+        if not long and info.bytes < info.bytes_max * RENEW_AFTER_SHARE:
             return
         for owned in self.shards.values():
             if owned.ready and not owned.lost and owned.epoch < middle:
-                await self._renew(owned)
+                await self.renew(owned)
 
-    async def _renew(self, owned: OwnedShard) -> None:
-        """A new epoch refuses what was sent under the old: settle that first."""
+    async def renew(self, owned: OwnedShard) -> None:
+        """Take a newer lease; once it is read back nothing older was missed.
+
+        A new epoch refuses what was sent under the old: settle that first.
+        """
         owned.renewing = True
         try:
             while owned.in_flight and not owned.lost:
@@ -253,11 +246,7 @@ class Ownership:
         for owned in self.shards.values():
             while owned.in_flight and not owned.lost:
                 await self._ports.clock.sleep(SETTLE_LOOK_S)
-            if owned.ready and not owned.lost and owned.since_snapshot:
+            if owned.ready and not owned.lost and owned.covered > owned.written:
                 await self._snapshot(owned)
             owned.lost = True
         log.info("shards.left", shards=sorted(self.shards))
-
-
-def _prefix(shard: int) -> str:
-    return f"shard-{shard:05d}/"

@@ -8,6 +8,13 @@ from materializer.daemon import (
     MaterializerSettings,
 )
 from materializer.postgres import Database, PostgresRows
+from noetl_worker.bus.topology import SNAPSHOT_BUCKET
+from noetl_worker.daemons.janitor import (
+    ALL_SHARDS,
+    Janitor,
+    JanitorPorts,
+    JanitorSettings,
+)
 from noetl_worker.roles.database import (
     database_settings,
     settle_log,
@@ -31,16 +38,17 @@ async def run(process: Process) -> None:
     ):
         await wait_for_schema(database, process.clock)
         await settle_log(bus, database, stream)
+        rows = PostgresRows(database)
         materializer = Materializer(
             MaterializerPorts(
                 log=bus.log,
-                rows=PostgresRows(database),
+                rows=rows,
                 clock=process.clock,
                 observer=process.observer,
                 settle=lambda: settle_log(bus, database, stream),
             ),
             MaterializerSettings(
-                group=",".join(map(str, pinned)) or "all",
+                group=",".join(map(str, pinned)) or ALL_SHARDS,
                 shards=tuple(map(Shard, pinned)) or None,
                 stream=stream,
                 batch_max=own.batch,
@@ -49,4 +57,16 @@ async def run(process: Process) -> None:
                 fault_fail_first=own.fail_first,
             ),
         )
-        await run_with_health(process, {"materializer": materializer.run})
+        janitor = Janitor(
+            JanitorPorts(
+                log=bus.log,
+                snapshots=bus.blobs(SNAPSHOT_BUCKET),
+                alone=lambda: rows.lead("housekeeping"),
+                positions=rows.durable_positions,
+                clock=process.clock,
+                observer=process.observer,
+            ),
+            JanitorSettings(look_s=own.housekeeping_s, retention_s=own.retention_s),
+        )
+        daemons = {"materializer": materializer.run, "janitor": janitor.run}
+        await run_with_health(process, daemons)

@@ -8,6 +8,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from noetl_worker.bus.nats import NatsBus
+from noetl_worker.bus.topology import SNAPSHOT_BUCKET
 from noetl_worker.client import ClientOptions, NoetlClient, RemoteCatalog
 from noetl_worker.daemons.answers import AnswerPorts, Answers
 from noetl_worker.daemons.owner import OwnedShard, Owner, OwnerPorts
@@ -20,8 +21,6 @@ from noetl_worker.daemons.playbooks import Playbooks
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.roles.process import Process, open_bus, run_with_health
 from state_builder.drive import DriveLimits
-
-SNAPSHOT_BUCKET = "noetl_snapshots"
 
 
 async def run(process: Process) -> None:

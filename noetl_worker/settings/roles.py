@@ -260,6 +260,13 @@ class Materializer:
         "s",
         NOT_NEGATIVE,
     )
+    housekeeping_s: float = env(
+        "NOETL_HOUSEKEEPING_INTERVAL_SECS",
+        30.0,
+        "between looks at what may be dropped",
+        "s",
+        ABOVE_ZERO,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
