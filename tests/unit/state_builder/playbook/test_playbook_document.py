@@ -194,9 +194,10 @@ def test_a_playbook_of_two_hundred_lines_is_parsed_within_a_tenth_of_a_second() 
     assert text.count("\n") > 200
     best = 1.0
     for _ in range(3):
-        began = time.perf_counter()
+        # Of this process alone: a busy machine does not decide.
+        began = time.process_time()
         assert parse(text).playbook is not None
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.process_time() - began)
     assert best < 0.1
 
 
