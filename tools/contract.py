@@ -44,6 +44,8 @@ class ToolLimits:
         python_path: interpreter of user code; empty = this one.
         python_runs_max: runs after which a child is replaced by a fresh one.
         pg_numeric_as_float: TL-PG-10.
+        pg_default_host: where ``postgres`` goes that names no host; empty = an error
+            (TL-PG-01).
         duckdb_allow_install: TL-DK-06.
     """
 
@@ -66,6 +68,7 @@ class ToolLimits:
     python_path: str = ""
     python_runs_max: int = 1_000
     pg_numeric_as_float: bool = False
+    pg_default_host: str = ""
     duckdb_allow_install: bool = True
 
 

@@ -28,6 +28,8 @@ def tool_limits(settings: Settings) -> ToolLimits:
         python_rss_mb_max=tools.python_rss_mb_max,
         python_children_max=tools.python_children_max,
         pg_connections_max=tools.pg_connections_max,
+        pg_numeric_as_float=tools.pg_numeric_as == "float",
+        pg_default_host="localhost" if tools.pg_default_localhost else "",
         data_dir=tools.data_dir,
         file_roots=tools.file_roots,
         http_deny_cidrs=tools.http_deny_cidrs,

@@ -321,6 +321,11 @@ class Tools:
         "",
         Allow(words=("text", "float")),
     )
+    pg_default_localhost: bool = env(
+        "NOETL_PG_ALLOW_DEFAULT_LOCALHOST",
+        False,
+        "postgres steps without a host go to localhost",
+    )
     data_dir: str = env("NOETL_DATA_DIR", ".noetl/data", "files of tools live below it")
     file_roots: tuple[str, ...] = env("NOETL_FILE_ROOTS", (), "further roots for files")
     script_root: str = env("NOETL_SCRIPT_ROOT", "", "where relative scripts are found")

@@ -121,9 +121,18 @@ def _word(result: StepResult, name: str, form: str) -> object:
         found = _http_word(result.value, name)
         if found is not ABSENT:
             return found
+    if name.startswith("command_") and _is_last_statement(result.value, name):
+        return result
     if name in _ITSELF and form not in ("rows", "elements"):
         return result
     return ABSENT
+
+
+def _is_last_statement(value: JSON, name: str) -> bool:
+    """``command_<i>`` of an SQL result's last statement is the result (TL-PG-08)."""
+    if type(value) is not dict or type(value.get("statement_count")) is not int:
+        return False
+    return name == f"command_{cast('int', value['statement_count']) - 1}"
 
 
 def _real_member(value: JSON, name: str, form: str) -> object:

@@ -12,7 +12,7 @@ from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.files import confined, roots
 from tools.errors import ToolCallError, configuration
 from tools.fields import Fields, boolean_of, first_of, text_of, wrong
-from tools.sql import split, statements_of
+from tools.sql import statements_of
 from tools.values import json_of, table_of
 
 _SQL_KEYS: Final = ("query", "command", "commands", "queries", "sql")
@@ -39,7 +39,7 @@ class Duckdb(Tool):
         if database is not None and not isinstance(database, str):
             raise wrong("database", database, "a path or :memory:")
         return {
-            "statements": list(split(statements_of(dict(config), _SQL_KEYS))),
+            "statements": list(statements_of(config, _SQL_KEYS)),
             "params": params,
             "database": database,
             "read_only": boolean_of(config, "read_only", False),

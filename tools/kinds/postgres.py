@@ -2,60 +2,65 @@
 
 from __future__ import annotations
 
-import base64
 import re
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from state_builder.records import JSON, ToolFailure
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
-from tools.doors.pg import Done, Pools, Session
+from tools.doors.pg import Done, Pools, Session, Shape, address_of
 from tools.errors import ToolCallError, configuration
-from tools.fields import (
-    Fields,
-    boolean_of,
-    first_of,
-    integer_of,
-    map_of,
-    text_of,
-    wrong,
-)
-from tools.sql import split, statements_of
-from tools.values import table_of
+from tools.fields import Fields, boolean_of, map_of, text_of, wrong
+from tools.sql import statements_of, words
+
+DEFAULT_TIMEOUT_S: Final = 60.0
+EARLIER_ROWS_MAX: Final = 100
+"""Rows of a statement before the last that are kept (TL-PG-08)."""
 
 _SQL_KEYS: Final = (
-    *("query", "command", "queries", "commands", "cmd", "sql", "claim"),
+    *("query", "command", "queries", "commands", "cmd", "sql"),
+    *("query_b64", "command_b64", "claim"),
 )
 _OWN_TRANSACTION: Final = re.compile(
-    r"\s*(BEGIN|START\s+TRANSACTION|COMMIT|ROLLBACK|END|SAVEPOINT|CALL|VACUUM|"
-    r"(CREATE|DROP)\s+(DATABASE|TABLESPACE)|ALTER\s+SYSTEM|"
-    r"(CREATE|DROP)\s+(UNIQUE\s+)?INDEX\s+CONCURRENTLY|REINDEX\s+.*CONCURRENTLY)\b",
-    re.IGNORECASE,
+    r"(BEGIN|START TRANSACTION|COMMIT|END|ABORT|ROLLBACK(?! TO)|PREPARE TRANSACTION|"
+    r"CALL|VACUUM|(CREATE|DROP) (DATABASE|TABLESPACE)|ALTER SYSTEM|"
+    r"(CREATE|DROP) (UNIQUE )?INDEX CONCURRENTLY|REINDEX .*CONCURRENTLY)\b"
 )
-_EARLIER_ROWS_MAX: Final = 100
-DEFAULT_TIMEOUT_S: Final = 60.0
+"""Statements that end an implicit transaction or cannot be in one (TL-PG-04)."""
+
+_COPY_CLIENT: Final = re.compile(r"COPY\b.*\b(STDIN|STDOUT)\b", re.DOTALL)
 
 
 class Postgres(Tool):
     """Runs statements on one connection, all or nothing."""
 
     kind: ClassVar[str] = "postgres"
+    timeout_as: ClassVar[tuple[str, str]] = ("db_timeout", "57014")
 
     def __init__(self, limits: ToolLimits) -> None:
+        self._limits = limits
         self._pools = Pools(limits)
 
     def validate(self, config: Fields) -> Fields:
         """``statements``, ``params``, ``address``, ``schema``, ``as_objects``."""
-        text = _sql_of(config)
         params = config.get("params")
         if params is not None and not isinstance(params, list):
             raise wrong("params", params, "a list")
-        statements = split(text)
-        if params is not None and len(statements) > 1:
-            raise configuration("params: only one statement can take parameters")
+        statements = statements_of(config, _SQL_KEYS)
+        if params and len(statements) > 1:
+            raise configuration(
+                "params: only one statement can take parameters, "
+                f"the command has {len(statements)}"
+            )
+        texts = [words(statement) for statement in statements]
+        if any(_COPY_CLIENT.match(text) for text in texts):
+            raise configuration(
+                "query: COPY … STDIN/STDOUT needs a client; use the transfer tool"
+            )
         return {
             "statements": list(statements),
+            "autocommit": any(_OWN_TRANSACTION.match(text) for text in texts),
             "params": params,
-            "address": _address(config),
+            "address": address_of(config, default_host=self._limits.pg_default_host),
             "schema": text_of(config, "schema"),
             "as_objects": boolean_of(config, "as_objects", True),
         }
@@ -65,28 +70,29 @@ class Postgres(Tool):
         return DEFAULT_TIMEOUT_S
 
     async def run(self, config: Fields, call: CallContext) -> ToolResult:
-        """The last statement's result; earlier ones under ``command_<i>``."""
+        """The last statement's result; earlier row sets under ``command_<i>``."""
         statements, params = config["statements"], config["params"]
         assert isinstance(statements, list)
-        address: Any = dict(map_of(config, "address"))
-        address["server_settings"] = {
-            "application_name": f"noetl:{call.execution_id}:{call.step}"[:63]
-        }
-        address["command_timeout"] = call.timeout_s
+        schema = config["schema"]
         texts = [str(statement) for statement in statements]
         values = params if isinstance(params, list) else []
-        async with self._pools.session(address) as session:
-            if config["schema"]:
-                await session.search_path(str(config["schema"]))
-            if any(_OWN_TRANSACTION.match(text) for text in texts):
+        shape = Shape(limits=self._limits, as_objects=bool(config["as_objects"]))
+        async with self._pools.session(map_of(config, "address"), shape) as session:
+            await session.begin(
+                name=f"noetl:{call.execution_id}:{call.step}",
+                timeout_s=call.timeout_s,
+                schema=schema if isinstance(schema, str) else None,
+            )
+            if config["autocommit"]:
                 done = await _each(session, texts, values)
                 if await session.abandon():
                     raise _left_open()
             else:
                 async with session.transaction():
                     done = await _each(session, texts, values)
-        data = _data(done, as_objects=bool(config["as_objects"]))
-        return ToolResult(data=data, helpers={"pg": {"code": None, "sqlstate": None}})
+        return ToolResult(
+            data=_data(done), helpers={"pg": {"code": None, "sqlstate": None}}
+        )
 
     async def close(self) -> None:
         """End every connection."""
@@ -94,7 +100,14 @@ class Postgres(Tool):
 
 
 async def _each(session: Session, texts: list[str], values: list[JSON]) -> list[Done]:
-    return [await session.run(text, values, index) for index, text in enumerate(texts)]
+    """Every statement; row sets before the last are dropped when they are large."""
+    found: list[Done] = []
+    for index, text in enumerate(texts):
+        done = await session.run(text, values, index)
+        if index < len(texts) - 1 and len(done.rows) > EARLIER_ROWS_MAX:
+            done = Done(names=None, rows=[], tag=done.tag, changed=done.changed)
+        found.append(done)
+    return found
 
 
 def _left_open() -> ToolCallError:
@@ -102,68 +115,23 @@ def _left_open() -> ToolCallError:
     return ToolCallError(ToolFailure(kind="db_error", code="25000", message=text))
 
 
-def _sql_of(config: Fields) -> str:
-    for name in ("query_b64", "command_b64"):
-        encoded = config.get(name)
-        if isinstance(encoded, str):
-            return base64.b64decode(encoded).decode()
-    return statements_of(dict(config), _SQL_KEYS)
+def _data(done: list[Done]) -> Fields:
+    """The result of TL-PG-05, with earlier row sets as ``command_<i>`` (TL-PG-08).
 
-
-def _address(config: Fields) -> Fields:
-    """Where to connect: a connection string, or its parts (TL-PG-01)."""
-    auth = config.get("auth")
-    given = {**(auth if isinstance(auth, dict) else {}), **config}
-    dsn = text_of(given, "connection_string")
-    address: Fields = {}
-    if dsn is not None:
-        address["dsn"] = dsn
-    else:
-        host = text_of(given, "host")
-        if host is None:
-            raise configuration(
-                "postgres needs a connection_string, a host, or an auth block with one"
-            )
-        _, database = first_of(given, ("database", "dbname"))
-        address = {
-            "host": host,
-            "port": integer_of(given, "port", least=1, most=65535) or 5432,
-            "database": str(database or "postgres"),
-        }
-        for name in ("user", "password"):
-            if given.get(name) is not None:
-                address[name] = str(given[name])
-    mode = text_of(given, "sslmode")
-    if mode is not None:
-        address["ssl"] = mode
-    return address
-
-
-def _data(done: list[Done], *, as_objects: bool) -> Fields:
-    """The result of TL-PG-05, with earlier row sets as ``command_<i>`` (TL-PG-08)."""
-    last = _one(done[-1], as_objects)
-    data: Fields = {**last, "statement_count": len(done)}
-    for index, one in enumerate(done):
-        if one is done[-1]:
-            data[f"command_{index}"] = dict(last)
-        elif one.names is not None and len(one.rows) <= _EARLIER_ROWS_MAX:
-            data[f"command_{index}"] = _one(one, as_objects)
+    ``command_<last>`` is a view of the result itself, made when a text looks at it.
+    """
+    data: Fields = {**_one(done[-1]), "statement_count": len(done)}
+    for index, one in enumerate(done[:-1]):
+        if one.names is not None:
+            data[f"command_{index}"] = _one(one)
     return data
 
 
-def _one(done: Done, as_objects: bool) -> Fields:
-    if done.names is None:
-        return {
-            "columns": [],
-            "rows": [],
-            "row_count": done.changed,
-            "affected_rows": done.changed,
-            "message": done.tag,
-        }
-    changes = not done.tag.startswith(("SELECT", "SHOW", "EXPLAIN", "FETCH"))
+def _one(done: Done) -> Fields:
     return {
-        **table_of(done.names, done.rows, as_objects),
-        "row_count": len(done.rows),
-        "affected_rows": done.changed if changes else 0,
+        "columns": list(done.names or ()),
+        "rows": done.rows,
+        "row_count": done.changed if done.names is None else len(done.rows),
+        "affected_rows": done.changed,
         "message": done.tag,
     }
