@@ -11,7 +11,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from msgspec import DecodeError, Raw, Struct, ValidationError
+from msgspec import (
+    UNSET,
+    DecodeError,
+    Raw,
+    Struct,
+    UnsetType,
+    ValidationError,
+    field,
+)
 from msgspec.json import Decoder, Encoder
 
 from state_builder.errors import RecordError
@@ -288,6 +296,51 @@ class ToolOutcome(Struct, kw_only=True, omit_defaults=True):
     helpers: Raw = NOTHING
     runs: int = 1
     duration_ms: float = 0.0
+
+
+class ReferenceMeta(Struct, kw_only=True, omit_defaults=True):
+    """What is known of stored bytes; ``sha256`` in hexadecimal."""
+
+    bytes: int = 0
+    sha256: str = ""
+    media_type: str = "application/json"
+    content_type: str = ""
+
+
+class Reference(Struct, kw_only=True, omit_defaults=True):
+    """Stands for a value that is stored outside the log (RT-EVT-15, TL-RR-02).
+
+    Attributes:
+        ref: the ``noetl://`` name; ``uri`` says the same.
+        store: the tier that holds it.
+        scope: ``step``, ``execution``, ``workflow`` or ``permanent`` (TL-RR-54).
+        expires_at: RFC 3339, empty when its scope decides.
+        extracted: the summary (TL-RR-20); unset when there is none.
+        selected: fields of ``output_select``, by name.
+        preview: the beginning of the value as text.
+    """
+
+    kind: str = "result_ref"
+    ref: str
+    uri: str = ""
+    store: str = "object"
+    scope: str = "execution"
+    meta: ReferenceMeta = field(default_factory=ReferenceMeta)
+    expires_at: str = ""
+    extracted: JSON | UnsetType = UNSET
+    selected: dict[str, JSON] = field(default_factory=dict)
+    preview: str = ""
+
+
+_reference_decoder = Decoder(Reference)
+
+
+def decode_reference(data: bytes | Raw) -> Reference:
+    """A valid reference, or :class:`RecordError`."""
+    try:
+        return _reference_decoder.decode(data)
+    except (ValidationError, DecodeError) as error:
+        raise RecordError(f"not a reference: {error}") from error
 
 
 class ResultEnvelope(Struct, kw_only=True, omit_defaults=True):

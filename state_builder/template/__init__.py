@@ -6,12 +6,21 @@ inside a text only; what leaves is plain JSON. The only importer of Jinja2.
 """
 
 from state_builder.template.analysis import Names, error_aware, names_of
+from state_builder.template.external import (
+    BulkNeededError,
+    External,
+    external,
+    fetched,
+    stub_of,
+)
 from state_builder.template.rendering import check, condition, render
 from state_builder.template.results import StepResult, plain
 from state_builder.template.scope import Iteration, Scope
 from state_builder.template.texts import is_template
 
 __all__ = [
+    "BulkNeededError",
+    "External",
     "Iteration",
     "Names",
     "Scope",
@@ -19,8 +28,11 @@ __all__ = [
     "check",
     "condition",
     "error_aware",
+    "external",
+    "fetched",
     "is_template",
     "names_of",
     "plain",
     "render",
+    "stub_of",
 ]

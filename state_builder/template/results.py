@@ -34,22 +34,34 @@ class StepResult(Struct):
             ``no_error`` come from lookups.
         error: why it failed, or the error a policy absorbed; lookup ``error``.
         failed: the step failed (PB-568).
-        reference: set when ``value`` is only the extracted summary.
         envelope: further words found where the value has no such key: ``output`` of a
             step's ``set`` and arcs (PB-203).
+        words: looked at last of all: what only a stored result has (PB-343).
     """
 
     value: JSON
     form: str = "plain"
     error: dict[str, JSON] | None = None
     failed: bool = False
-    reference: dict[str, JSON] | None = None
     envelope: dict[str, JSON] | None = None
+    words: dict[str, JSON] | None = None
 
     def __bool__(self) -> bool:
         """Row sets and aggregates are true when not empty (PB-230, PB-434)."""
         found = sequence(self)
         return bool(whole(self) if found is None else found)
+
+
+class Outside(StepResult):
+    """A result whose value is not at hand; it answers what it can."""
+
+    def lookup(self, name: str) -> object:
+        """What ``result.name`` gives, or :data:`ABSENT`."""
+        raise NotImplementedError
+
+    def first(self) -> object:
+        """What ``result[0]`` gives, or :data:`ABSENT`."""
+        raise NotImplementedError
 
 
 Seen: TypeAlias = "JSON | StepResult"
@@ -88,6 +100,8 @@ def _map_of(result: StepResult) -> dict[str, JSON] | None:
 
 def member(result: StepResult, name: str) -> object:
     """What ``result.name`` gives, or :data:`ABSENT`."""
+    if isinstance(result, Outside):
+        return result.lookup(name)
     form = "plain" if result.failed and result.form == "pipeline" else result.form
     if form == "pipeline":
         found = _pipeline_member(result, name)
@@ -125,7 +139,7 @@ def _word(result: StepResult, name: str, form: str) -> object:
         return result
     if name in _ITSELF and form not in ("rows", "elements"):
         return result
-    return ABSENT
+    return ABSENT if result.words is None else result.words.get(name, ABSENT)
 
 
 def _is_last_statement(value: JSON, name: str) -> bool:
@@ -243,6 +257,8 @@ def _element_form(result: StepResult) -> str | None:
 
 def element(result: StepResult, index: int) -> object:
     """What ``result[index]`` gives, or :data:`ABSENT`."""
+    if index == 0 and isinstance(result, Outside):
+        return result.first()
     found = sequence(result)
     if found is None:
         text = whole(result)

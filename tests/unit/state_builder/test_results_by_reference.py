@@ -1,0 +1,248 @@
+"""A text gives the same value whether a result is inline or stored elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.json import decode
+
+from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.records import Reference, ReferenceMeta, encode_json
+from state_builder.summary import (
+    COUNTS_MAX,
+    SUMMARY_BYTES_MAX,
+    Selection,
+    path_of,
+    preview,
+    selections,
+    summarize,
+)
+from state_builder.template import (
+    BulkNeededError,
+    Scope,
+    StepResult,
+    condition,
+    external,
+    fetched,
+    plain,
+    render,
+)
+
+NAMES = [
+    *("a", "b", "rows", "data", "body", "status", "error", "results", "count"),
+    *("_len", "_count", "_keys", "_truncated", "_ref", "status_code", "url"),
+]
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.text(min_size=600, max_size=700)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5)
+        | st.fixed_dictionaries(
+            {"status_code": st.just(200), "headers": st.just({}), "url": st.just("u"),
+             "body": inner}
+        )
+        | st.fixed_dictionaries({"rows": st.lists(inner, max_size=3)})
+    ),
+    max_leaves=14,
+)  # fmt: skip
+MEMBERS = st.lists(
+    st.sampled_from([*(f".{name}" for name in NAMES), "[0]", "[1]", "[-1]"]),
+    max_size=4,
+).map("".join)
+TEXTS = st.sampled_from(
+    [
+        *("{{ s%s }}", "x {{ s%s }}", "{{ s%s | length }}", "{{ s%s | tojson }}"),
+        *("{{ s%s is defined }}", "{{ s%s | default('d') }}", "{{ s%s == 1 }}"),
+        *("{% for x in s%s %}{{ x }},{% endfor %}", "{{ s%s is mapping }}"),
+        *("{% set y = s %}{{ y%s }}", "{% if s%s %}yes{% endif %}", "{{ not s%s }}"),
+        *("{{ s%s | first }}", "{{ 'a' in s%s }}", "{{ s%s ~ '!' }}", "{{ s%s.a }}"),
+        *("{{ s%s[:1] }}", "{{ s%s.get('a') }}", "{{ s%s is none }}"),
+    ]
+)
+FORMS = st.sampled_from(["plain", "http", "pipeline", "loop", "loop:http"])
+LAW = settings(max_examples=600, deadline=None)
+
+
+def shaped(form: str, value: Any) -> Any:
+    """A value as results of a form have it."""
+    if form.startswith("loop"):
+        listed = value if isinstance(value, list) else [value]
+        return {"results": listed, "stats": {"total": len(listed)}, "errors": []}
+    if form == "pipeline":
+        return value if isinstance(value, dict) else {"a": value, "b": {"b": 1}}
+    return value
+
+
+def outcome(text: str, result: StepResult) -> Any:
+    """What a text gives, or the kind of its error."""
+    scope = Scope(results={"s": result})
+    try:
+        return render(text, scope, data=True)
+    except (TemplateError, LimitExceededError) as error:
+        return type(error).__name__
+
+
+def reference(data: bytes, **more: Any) -> Reference:
+    """A reference as a worker makes it."""
+    summary = summarize(data)
+    return Reference(
+        ref="noetl://default/default/results/1/s/1/0/1@v",
+        meta=ReferenceMeta(bytes=len(data)),
+        extracted=decode(summary.extracted),
+        preview=preview(data),
+        **more,
+    )
+
+
+@LAW
+@given(VALUES, FORMS, TEXTS, MEMBERS, st.booleans())
+def test_a_text_gives_the_same_value_inline_and_by_reference(
+    value: Any, form: str, text: str, members: str, failed: bool
+) -> None:
+    """PB-344, TL-RR-42: what the summary answers is the value; the rest is fetched."""
+    if "_ref" in members:
+        return
+    whole, text = (
+        shaped(form, value),
+        text.replace("s%s", f"s{members}").replace("y%s", f"y{members}"),
+    )
+    failure = {"kind": "exception", "message": "m"} if failed else None
+    inline = StepResult(whole, form, failure, failed)
+    stored = reference(encode_json(whole))
+    try:
+        by_reference = outcome(
+            text, external(stored, form, error=failure, failed=failed)
+        )
+    except BulkNeededError:
+        bulk = fetched(whole, stored, form, error=failure, failed=failed)
+        by_reference = outcome(text, bulk)
+    assert encode_json(by_reference) == encode_json(outcome(text, inline))
+
+
+@LAW
+@given(VALUES)
+def test_a_summary_is_small_and_the_same_for_equal_data(value: Any) -> None:
+    """TL-RR-20, TL-RR-23."""
+    data = encode_json(value)
+    if isinstance(value, int | float):
+        return
+    shown = bytes(summarize(data).extracted)
+    assert len(shown) <= SUMMARY_BYTES_MAX
+    assert shown == bytes(summarize(encode_json(decode(data))).extracted)
+
+
+def test_the_summary_keeps_what_tells_most() -> None:
+    """TL-RR-20, TL-RR-21, TL-RR-22, TL-OS-03: counts and scalars before bulk."""
+    rows = [{"id": number, "text": "x" * 100} for number in range(1200)]
+    data = {"aaa": "y" * 9000, "rows": rows, "row_count": 1200, "status": "ok"}
+    shown = decode(summarize(encode_json(data)).extracted)
+    assert shown["row_count"] == 1200 and shown["status"] == "ok"
+    assert shown["rows"] == [rows[0]]
+    assert shown["aaa"] == {"_len": 9000}
+    assert shown["_counts"] == {"rows": 1200}
+
+
+def test_an_array_of_one_is_told_from_a_longer_one() -> None:
+    """TL-RR-21: by the counts, of which there are at most 64."""
+    data = {f"k{number:03}": [number] for number in range(100)} | {"two": [1, 2]}
+    counts = decode(summarize(encode_json(data)).extracted)["_counts"]
+    assert set(counts.values()) <= {1, 2} and len(counts) == COUNTS_MAX
+
+
+def test_what_does_not_fit_is_marked_where_it_is_missing() -> None:
+    """TL-RR-20: names that are not shown are not taken for absent ones."""
+    data = encode_json({f"key_{number:05}": number for number in range(10_000)})
+    assert decode(summarize(data).extracted)["_truncated"] is True
+    with pytest.raises(BulkNeededError):
+        outcome("{{ s.key_09999 }}", external(reference(data), "plain"))
+
+
+def test_deep_maps_are_shown_by_their_keys() -> None:
+    """TL-RR-20: at depth 8."""
+    deep: Any = {"end": 1}
+    for _ in range(9):
+        deep = {"d": deep}
+    shown = decode(summarize(encode_json(deep)).extracted)
+    for _ in range(8):
+        shown = shown["d"]
+    assert shown == {"_keys": ["d"], "_count": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{ s._ref }}", "{{ s._ref is defined }}", "{{ s._store }}", "{{ s._uri }}",
+     "{{ s._preview }}", "{{ s._size_bytes }}", "{{ s.n }}", "{{ s.rows[0].id }}",
+     "{{ s.data.n }}", "{{ s[0].id }}", "{{ s.missing is defined }}"],
+)  # fmt: skip
+def test_small_fields_and_words_of_the_reference_fetch_nothing(text: str) -> None:
+    """TL-RR-30, TL-RR-40, TL-RR-41, PB-343, PB-437, TL-OS-04."""
+    data = encode_json({"n": 5, "rows": [{"id": 7}, {"id": 8}], "big": "x" * 200_000})
+    assert outcome(text, external(reference(data), "plain")) is not None
+
+
+@pytest.mark.parametrize("name", ["_ref", "_store", "_uri", "_preview", "_size_bytes"])
+def test_an_inline_result_has_no_words_of_a_reference(name: str) -> None:
+    """TL-RR-30, PB-343: fixtures branch on it."""
+    scope = Scope(results={"s": StepResult({"n": 1})})
+    assert condition(f"s.{name} is defined", scope) is False
+    bulk = fetched({"n": 1}, reference(b'{"n":1}'), "plain")
+    assert condition(f"s.{name} is defined", Scope(results={"s": bulk})) is True
+    assert plain(bulk) == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{ s }}", "{{ s.rows }}", "{{ s.rows | length }}", "{{ s.rows[1].id }}",
+     "{{ s.big }}", "{{ s | tojson }}", "{% for r in s.rows %}{{ r.id }}{% endfor %}",
+     "{{ s[which] }}", "{{ s.get('rows') }}"],
+)  # fmt: skip
+def test_anything_else_needs_the_bulk(text: str) -> None:
+    """TL-RR-40, TL-RR-45: no condition silently sees an undefined."""
+    data = encode_json({"n": 5, "rows": [{"id": 7}, {"id": 8}], "big": "x" * 200_000})
+    scope = Scope(
+        results={"s": external(reference(data), "plain")}, ctx={"which": "rows"}
+    )
+    with pytest.raises(BulkNeededError):
+        render(text, scope)
+
+
+def test_selected_paths_stay_readable() -> None:
+    """PB-342, TL-OS-01, TL-OS-02: by path, and by name where the data has none."""
+    wanted = selections(["deep.inner.answer", {"path": "rows[1].id", "as": "second"},
+                         "title"])  # fmt: skip
+    assert wanted[0] == Selection(("deep", "inner", "answer"), "answer")
+    assert path_of("rows[1].id") == ("rows", 1, "id")
+    filler = {f"f{number:04}": "x" * 80 for number in range(500)}
+    data = encode_json(
+        {**filler, "deep": {**filler, "inner": {**filler, "answer": 42}},
+         "rows": [{"id": 1}, {"id": 2}], "title": "t" * 900}
+    )  # fmt: skip
+    summary = summarize(data, wanted)
+    assert summary.selected == {"answer": 42, "second": 2, "title": "t" * 500 + "…"}
+    stored = Reference(
+        ref="noetl://x", extracted=decode(summary.extracted), selected=summary.selected
+    )
+    scope = Scope(results={"s": external(stored, "plain")})
+    assert render("{{ s.deep.inner.answer }}", scope) == 42
+
+
+def test_a_selected_name_never_hides_data() -> None:
+    """PB-344: a real key wins over a selected field of the same name."""
+    data = {"status": "real", "deep": {"status": "selected"}, "x": "y" * 200_000}
+    summary = summarize(encode_json(data), selections(["deep.status"]))
+    stored = Reference(
+        ref="noetl://x", extracted=decode(summary.extracted), selected=summary.selected
+    )
+    scope = Scope(results={"s": external(stored, "plain")})
+    assert render("{{ s.status }}", scope) == "real"
