@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import anyio
 from msgspec import Struct
 
 from state_builder.arcs import Plan
 from state_builder.drive import Child, ChildNeed
+from state_builder.errors import UnavailableError
 from state_builder.playbook import parse
 from state_builder.ports import Catalog, CatalogEntry, Clock
 from state_builder.template import check
@@ -29,6 +31,7 @@ class Playbooks:
         self._kept_max = kept_max
         self._plans: OrderedDict[str, Plan | str] = OrderedDict()
         self._asked: dict[ChildNeed, float] = {}
+        self._loading: dict[str, anyio.Event] = {}
         self.children: dict[Struct, Struct] = {}
 
     def known(self, catalog_id: str) -> Plan | str | None:
@@ -40,7 +43,24 @@ class Playbooks:
         return plan
 
     async def load(self, catalog_id: str) -> None:
-        """Fetch and parse an entry. Raises UnavailableError."""
+        """Fetch and parse an entry, once for all who ask meanwhile.
+
+        Raises UnavailableError.
+        """
+        loading = self._loading.get(catalog_id)
+        if loading is not None:
+            await loading.wait()
+            if catalog_id not in self._plans:
+                raise UnavailableError(f"catalog entry {catalog_id} was not fetched")
+            return
+        loading = self._loading[catalog_id] = anyio.Event()
+        try:
+            await self._fetch(catalog_id)
+        finally:
+            del self._loading[catalog_id]
+            loading.set()
+
+    async def _fetch(self, catalog_id: str) -> None:
         entry = await self._catalog.entry(catalog_id)
         if entry is None:
             self._keep(catalog_id, f"no catalog entry {catalog_id}")
