@@ -37,12 +37,15 @@ class Entry(Struct, kw_only=True):
     Attributes:
         unread: messages of its last pass that were not read back yet; while there are
             any, it is not decided again (design §4).
+        due: something was read that no decision has seen. A pass leaves nothing to
+            decide but what is said to follow it, so its own read-back is no news.
         retired: it left the index; whoever still holds it lets go.
         armed: the due time its owner is to wake up for; 0 = none.
     """
 
     state: State
     unread: int = 0
+    due: bool = True
     retired: bool = False
     armed: float = 0.0
 
@@ -125,6 +128,8 @@ class ShardIndex:
             fold(state, event, event_id(self.generation, sequence, index + offset))
         if entry.unread and record.events[0].type in DECISION_TYPES:
             entry.unread -= 1
+        else:
+            entry.due = True
 
     def _retire(self, entry: Entry) -> None:
         state = entry.state

@@ -16,6 +16,8 @@ from msgspec.json import decode as decode_json
 from noetl_worker.rehearsal.trace import trace_line
 from noetl_worker.rehearsal.world import EXECUTION as EXECUTION
 from noetl_worker.rehearsal.world import World as InMemory
+from state_builder.drive import Decision
+from state_builder.index import Entry
 from state_builder.records import Event, ToolFailure, ToolOutcome, encode_json
 
 
@@ -55,6 +57,15 @@ class World(InMemory):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.runs: dict[str, int] = {}
+
+    def _decide(self, entry: Entry) -> Decision | None:
+        """Decide, and hold what owners rely on: a pass read back is no news."""
+        fired = any(at <= self.now for at in entry.state.timers.values())
+        news = entry.due or fired
+        decision = super()._decide(entry)
+        assert news or decision is None, "a pass left something to decide"
+        entry.due = decision is not None and decision.partial
+        return decision
 
     def open_commands(self) -> list[tuple[str, str]]:
         """Commands a worker could run now: (execution, command id)."""

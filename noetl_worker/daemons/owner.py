@@ -122,7 +122,7 @@ class Owner:
         for owned, entry in touched.values():
             if owned.ready and not entry.retired:
                 self._arm(owned, entry)
-                if not entry.unread:
+                if entry.due and not entry.unread:
                     self.drive(owned, entry)
         if self.moved.statistics().tasks_waiting:
             self.moved.set()
@@ -190,6 +190,7 @@ class Owner:
             memo=owned.memos.setdefault(entry.state.execution_id, {}),
         )
         decision = decide(turn)
+        entry.due = decision is not None and decision.partial
         if decision is None:
             return
         if decision.needs:
@@ -283,7 +284,7 @@ class Owner:
                 execution_id=entry.state.execution_id, events=[issued.event]
             )
             self._append(owned, entry, [record], issued.event.command_id, issued.pool)
-        if not decision.commands and not entry.unread and not entry.retired:
+        if entry.due and not entry.unread and not entry.retired:
             self.drive(owned, entry)
 
     def _append(

@@ -75,7 +75,7 @@ class _Start(Struct, kw_only=True):
 def start_children(draft: Draft) -> None:
     """Start the children that active call steps lack (PB-600, PB-609)."""
     for step, run, iteration, attempt in _lacking(draft):
-        if draft.full or len(draft.others) >= draft.turn.limits.events_max // 3:
+        if draft.full or len(draft.others) >= draft.others_max:
             return
         _start(draft, _prepare(draft, step, run, iteration, attempt))
 

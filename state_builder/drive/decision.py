@@ -86,6 +86,8 @@ class Decision(Struct, kw_only=True):
         others: records of other executions of the tree, in the same message as the
             record (a child's start, the answer to a parent, a child's cancellation).
         terminal: the pass ends the execution.
+        partial: there may be more to decide once this pass was read back; every other
+            pass leaves nothing lacking.
         needs: lookups to make first; nothing else is decided then.
     """
 
@@ -94,6 +96,7 @@ class Decision(Struct, kw_only=True):
     commands: list[Issued] = field(default_factory=list)
     others: list[Record] = field(default_factory=list)
     terminal: bool = False
+    partial: bool = False
     needs: list[Struct] = field(default_factory=list)
 
 
@@ -248,6 +251,11 @@ class Draft:
         """The pass is as large as a pass may be; the rest comes with the next."""
         return len(self.events) >= self.turn.limits.events_max
 
+    @property
+    def others_max(self) -> int:
+        """Records of other executions that one pass may hold."""
+        return self.turn.limits.events_max // 3
+
     def write(self, event: Event, *, rank: int | None = None) -> None:
         """Add a state event, and fold it as the log's readers will."""
         self._fold(event)
@@ -298,6 +306,7 @@ class Draft:
             commands=self.commands,
             others=self.others,
             terminal=self.terminal,
+            partial=self.full or len(self.others) >= self.others_max,
         )
 
 
