@@ -9,6 +9,7 @@ Decoding is total: a valid append, or one :class:`RecordError` that names the fi
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import (
@@ -42,8 +43,14 @@ encode_json = _encoder.encode
 
 def timestamp(unix_s: float) -> str:
     """Unix seconds as RFC 3339 UTC with microseconds (RT-API-5)."""
-    text = datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds")
-    return text.removesuffix("+00:00") + "Z"
+    second, micros = divmod(round(unix_s * 1_000_000), 1_000_000)
+    return f"{_second_text(second)}.{micros:06}Z"
+
+
+@lru_cache(maxsize=256)
+def _second_text(second: int) -> str:
+    # Thousands of events share a second; writing it out is most of a timestamp's cost.
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):

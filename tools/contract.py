@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
+from msgspec import Struct
+from msgspec import field as struct_field
+
 from state_builder.records import JSON
 
 METADATA_CIDRS: Final = (
@@ -72,8 +75,7 @@ class ToolLimits:
     duckdb_allow_install: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallContext:
+class CallContext(Struct, frozen=True, kw_only=True):
     """Where a call stands.
 
     Attributes:
@@ -94,8 +96,8 @@ class CallContext:
     label: str = ""
     path: str = ""
     traceparent: str = ""
-    variables: dict[str, JSON] = field(default_factory=dict)
-    workload: dict[str, JSON] = field(default_factory=dict)
+    variables: dict[str, JSON] = struct_field(default_factory=dict)
+    workload: dict[str, JSON] = struct_field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -103,8 +105,7 @@ class CallContext:
         return f"{self.command_id}.{self.index}" if self.index else self.command_id
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToolResult:
+class ToolResult(Struct, frozen=True, kw_only=True):
     """What a call gave (TL-RES-01): ``data`` is strict JSON.
 
     Attributes:
@@ -115,7 +116,7 @@ class ToolResult:
 
     data: JSON
     form: str = "plain"
-    helpers: dict[str, JSON] = field(default_factory=dict)
+    helpers: dict[str, JSON] = struct_field(default_factory=dict)
 
 
 class Tool(ABC):
