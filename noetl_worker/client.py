@@ -213,6 +213,23 @@ class NoetlClient:
         """Any other route; the answer's JSON. Raises as every method does."""
         return await self._call(method, path, body, query)
 
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        body: JSON = None,
+        query: Mapping[str, str | int] | None = None,
+    ) -> tuple[int, JSON]:
+        """Status and JSON of any route, refusals too; None for what is no JSON.
+
+        Raises UnavailableError when the server cannot be reached.
+        """
+        response = await self._send(method, path, body, query)
+        try:
+            return response.status_code, decode_json(response.content)
+        except DecodeError:
+            return response.status_code, None
+
     async def stream(
         self, execution_id: str, after: str = ""
     ) -> AsyncIterator[StreamEvent]:
@@ -282,18 +299,27 @@ class NoetlClient:
         body: JSON = None,
         query: Mapping[str, str | int] | None = None,
     ) -> JSON:
+        response = await self._send(method, path, body, query)
+        if response.status_code >= HTTPStatus.BAD_REQUEST:
+            raise _error(response)
+        return _json(response.content)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: JSON,
+        query: Mapping[str, str | int] | None,
+    ) -> httpx.Response:
         content = None if body is None else encode_json(body)
         try:
-            response = await self._http.request(
+            return await self._http.request(
                 method, path, content=content, params=query, headers=_JSON_HEADERS
             )
         except httpx.TransportError as error:
             raise UnavailableError(
                 f"server {self._url} cannot be reached: {error or type(error).__name__}"
             ) from error
-        if response.status_code >= HTTPStatus.BAD_REQUEST:
-            raise _error(response)
-        return _json(response.content)
 
 
 class RemoteCatalog:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any, TextIO, cast
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -102,11 +102,26 @@ def _constant(fields: dict[str, str]) -> Processor:
     return cast(Processor, add)
 
 
+class _Hidden:
+    """Texts no line of this process may hold."""
+
+    def __init__(self) -> None:
+        self.texts: Callable[[], tuple[str, ...]] = tuple
+
+
+_hidden: Final = _Hidden()
+
+
+def hide(texts: Callable[[], tuple[str, ...]]) -> None:
+    """Mask these in every line from now on; asked anew for each (SC-LG-03)."""
+    _hidden.texts = texts
+
+
 def _redact(logger: object, method: str, event: EventDict) -> MutableMapping[str, Any]:
     del logger, method
     plain = {name: _plain(value) for name, value in event.items()}
     try:
-        return cast(dict[str, Any], mask(plain))
+        return cast(dict[str, Any], mask(plain, _hidden.texts()))
     except LimitExceededError as error:
         return {"event": event.get("event"), "unmasked": str(error)}
 

@@ -168,6 +168,14 @@ noetl_worker_materializer_quarantined_total -- events set apart
 noetl_worker_materializer_project_errors_total -- batches that failed
 noetl_events_materialized_total -- events stored
 noetl_projection_advanced_total -- executions brought up to date
+noetl_credentials_sealed_total status=ok,ok_via_broker,no_pubkey,worker_not_found,residency_violation,credential_error,seal_error -- credentials sealed for workers
+noetl_secret_resolve_total provider region status -- secrets fetched from providers
+noetl_secret_provider_build_total provider region status -- providers of secrets made ready
+noetl_secret_residency_check_total policy=none,advisory,strict decision=allowed_no_policy,allowed,violation_allowed,denied -- may a secret be seen in this region
+noetl_secret_cache_skip_total reason=expired,inside_margin -- secrets too near their end to be kept
+noetl_secret_refresh_total outcome=triggered,stampede_collapsed,succeeded,failed,decision_failed -- refreshes of cached secrets
+noetl_secret_audit_writes_total operation outcome status -- rows of the audit trail
+noetl_wallet_rotate_total table=credential,keychain status=skipped,rewrapped,failed_unwrap,failed_wrap,failed_write,parse_error -- rows seen by a key rotation
 """  # noqa: E501 - a table, a line each
 
 _GAUGES = """
@@ -185,6 +193,9 @@ _SECONDS_OF = """
 noetl_event_ingest_duration_seconds -- taking events over HTTP
 noetl_http_request_duration_seconds method route -- requests by route template
 noetl_worker_dispatch_duration_seconds tool_kind -- tools
+noetl_secret_resolve_duration_seconds provider region -- fetching a secret
+noetl_secret_refresh_duration_seconds -- refreshes of cached secrets
+noetl_secret_dynamic_ttl_seconds -- life of secrets that end
 """
 
 _SIZES_OF = """

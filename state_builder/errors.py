@@ -10,8 +10,10 @@
     ├── ConflictError       somebody else got there first
     │   └── FencedError         the lease of the shard has moved on
     ├── LostDataError       the log no longer has what it once confirmed
+    ├── DamagedError        stored, but it cannot be read any more
     ├── UnavailableError    a dependency is away; the same call may succeed later
-    │   └── LogFullError        the log refuses appends until it is trimmed
+    │   ├── LogFullError        the log refuses appends until it is trimmed
+    │   └── UpstreamError       a third party is away or overloaded
     ├── RefusedError        not allowed
     ├── LimitExceededError  a named limit was hit
     └── ToolError           what a tool says went wrong
@@ -100,6 +102,12 @@ class LostDataError(NoetlError):
     code = "lost_data"
 
 
+class DamagedError(NoetlError):
+    """Stored, but it cannot be read any more: with another key, or not at all."""
+
+    code = "damaged"
+
+
 class UnavailableError(NoetlError):
     """A dependency is away; the same call may succeed later."""
 
@@ -111,6 +119,12 @@ class LogFullError(UnavailableError):
     """The log refuses appends until it is trimmed."""
 
     code = "log_full"
+
+
+class UpstreamError(UnavailableError):
+    """A third party is away or overloaded; the same call may succeed later."""
+
+    code = "upstream"
 
 
 class RefusedError(NoetlError):

@@ -272,7 +272,8 @@ class Command(NamedTuple):
 
     Attributes:
         context: raw :class:`state_builder.records.CommandContext` JSON.
-        catalog: path and version of the playbook, for people.
+        path: of the playbook, for people.
+        sequence: the command's place in the log, 0 where it came another way.
     """
 
     execution_id: str
@@ -286,6 +287,7 @@ class Command(NamedTuple):
     path: str
     worker_id: str
     trace: dict[str, str]
+    sequence: int = 0
 
 
 class ToolRunner(Protocol):

@@ -8,12 +8,18 @@ back the same object where nothing was found, and takes time linear in its input
 from __future__ import annotations
 
 import re
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit, urlunsplit
+
+from msgspec import DecodeError
+from msgspec.json import decode as decode_json
 
 from state_builder.errors import LimitExceededError
-from state_builder.records import JSON
+from state_builder.records import JSON, encode_json
 
 REDACTED: Final = "[REDACTED]"
 
@@ -22,6 +28,33 @@ DEPTH_MAX: Final = 128
 
 SECRET_LENGTH_MIN: Final = 6
 """Shorter known values would hit ordinary words."""
+
+SECRET_LINE_MIN: Final = 16
+"""Lines of a secret of many lines; shorter ones are its frame."""
+
+_PUBLIC_TYPES: Final = frozenset(
+    (
+        *("postgres", "snowflake", "basic", "bearer", "api_key", "nats", "pubsub"),
+        *("kafka", "gcs_hmac", "gcs", "google_oauth", "aws", "azure", "oauth2"),
+        *("auth0",),
+    )
+)
+"""Types whose fields are known, so that some of them may be seen."""
+
+_PUBLIC_FIELDS: Final = frozenset(
+    (
+        *("host", "db_host", "port", "db_port", "database", "dbname", "db_name"),
+        *("user", "username", "db_user", "sslmode", "sslrootcert", "schema", "type"),
+        *("sf_account", "sf_user", "sf_warehouse", "sf_database", "sf_schema"),
+        *("sf_role", "account", "warehouse", "role", "header", "endpoint", "brokers"),
+        *("security_protocol", "sasl_mechanism", "service", "scope", "region"),
+        *("project_id", "client_email", "auth_uri", "token_uri", "token_url"),
+        *("universe_domain", "domain", "audience", "method", "token_field"),
+        *("ttl_field", "token_type", "expires_at", "expires_in", "nats_user"),
+        *("auth_provider_x509_cert_url", "client_x509_cert_url", "grant_type"),
+    )
+)
+"""Fields of such types that say where and who, not how to get in."""
 
 _NAMES: Final = frozenset(
     (
@@ -51,6 +84,9 @@ _MARKERS: Final = (
     "xox",
 )
 """A text without any of these holds nothing that looks like a secret."""
+
+_LOOKED_INTO: Final = frozenset({str, dict, list})
+"""What can hold a secret where no value of a secret is known."""
 
 _TOKEN: Final = r"[A-Za-z0-9._~+/-]"
 _LOOKS: Final = re.compile(
@@ -84,6 +120,69 @@ def is_secret_key(key: str) -> bool:
     return any(name.endswith(f"_{word}") for word in _NAMES)
 
 
+def secret_texts(kind: str, fields: dict[str, JSON]) -> Iterator[str]:
+    """What must not be seen of a credential of this type (TL-SCR-05).
+
+    Of a type we do not know, every value; JSON within a text and the password within
+    an address are looked into.
+    """
+    public = _PUBLIC_FIELDS if kind in _PUBLIC_TYPES else frozenset[str]()
+    for name, value in fields.items():
+        if name not in public:
+            yield from _texts_of(value, public)
+
+
+def _texts_of(value: JSON, public: frozenset[str]) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+        yield from _password_in(value)
+        if value[:1] in ("{", "["):
+            # What is no JSON is a text like any other.
+            with suppress(DecodeError):
+                yield from _texts_of(decode_json(value), public)
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            if name not in public:
+                yield from _texts_of(member, public)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _texts_of(member, public)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield str(value)
+
+
+def _password_in(address: str) -> Iterator[str]:
+    if "://" in address and "@" in address:
+        userinfo = address.split("://", 1)[1].rpartition("@")[0]
+        password = userinfo.partition(":")[2]
+        yield password
+        yield unquote(password)
+
+
+def forms_of(texts: Iterable[str]) -> frozenset[str]:
+    """Known texts in every form they are masked in (SC-LG-03): as they are, in base64,
+    in a URL, within JSON, and line by line."""
+    found: set[str] = set()
+    for text in texts:
+        if len(text) < SECRET_LENGTH_MIN:
+            continue
+        data = text.encode("utf-8", "surrogatepass")
+        encoded = b64encode(data).decode()
+        found.update((text, encoded, encoded.rstrip("=")))
+        found.add(urlsafe_b64encode(data).decode().rstrip("="))
+        found.update((quote(data, safe=""), quote_plus(data)))
+        found.add(encode_json(text)[1:-1].decode())
+        if "\n" in text:
+            lines = (line.strip() for line in text.splitlines())
+            found.update(line for line in lines if len(line) >= SECRET_LINE_MIN)
+    return frozenset(found)
+
+
+def known(texts: Iterable[str]) -> tuple[str, ...]:
+    """Texts in the order they are masked in: a longer one may hold a shorter one."""
+    return tuple(sorted(texts, key=len, reverse=True))
+
+
 def mask_text(text: str, secrets: tuple[str, ...] = ()) -> str:
     """A text without known secrets and without what looks like one."""
     for secret in secrets:
@@ -109,8 +208,9 @@ def _without_userinfo(match: re.Match[str]) -> str:
 def mask(value: JSON, secrets: tuple[str, ...] = ()) -> JSON:
     """A value without secrets; the same object where there are none.
 
-    Whole values under secret keys are replaced, null excepted. Raises
-    LimitExceededError when the value is nested deeper than :data:`DEPTH_MAX`.
+    Whole values under secret keys are replaced, null excepted. ``secrets`` are in the
+    order of :func:`known`. Raises LimitExceededError when the value is nested deeper
+    than :data:`DEPTH_MAX`.
     """
     if value is None or value is True or value is False:
         return value
@@ -124,7 +224,7 @@ def _mask(value: JSON, secrets: tuple[str, ...], depth: int) -> JSON:
         return _mask_map(value, secrets, _deeper(depth))
     if type(value) is list:
         return _mask_list(value, secrets, _deeper(depth))
-    return value
+    return REDACTED if secrets and str(value) in secrets else value
 
 
 def _deeper(depth: int) -> int:
@@ -140,7 +240,7 @@ def _mask_map(value: dict[str, JSON], secrets: tuple[str, ...], depth: int) -> J
     for key, member in value.items():
         if is_secret_key(key):
             masked: JSON = None if member is None else REDACTED
-        elif type(member) is str or type(member) is dict or type(member) is list:
+        elif secrets or type(member) in _LOOKED_INTO:
             masked = _mask(member, secrets, depth)
         else:
             continue
@@ -148,13 +248,20 @@ def _mask_map(value: dict[str, JSON], secrets: tuple[str, ...], depth: int) -> J
             if result is value:
                 result = dict(value)
             result[key] = masked
-    return result
+    return _mask_keys(result, secrets) if secrets else result
+
+
+def _mask_keys(value: dict[str, JSON], secrets: tuple[str, ...]) -> dict[str, JSON]:
+    """A map none of whose keys holds a known secret."""
+    if not any(secret in key for key in value for secret in secrets):
+        return value
+    return {mask_text(key, secrets): member for key, member in value.items()}
 
 
 def _mask_list(value: list[JSON], secrets: tuple[str, ...], depth: int) -> JSON:
     result = value
     for index, member in enumerate(value):
-        if type(member) is str or type(member) is dict or type(member) is list:
+        if secrets or type(member) in _LOOKED_INTO:
             masked = _mask(member, secrets, depth)
             if masked is not member:
                 if result is value:

@@ -223,7 +223,11 @@ class CatalogRow(Struct, frozen=True, kw_only=True):
 
 
 class RuntimeRow(Struct, frozen=True, kw_only=True):
-    """A process that registered itself (RT-WPL-*)."""
+    """A process that registered itself (RT-WPL-*).
+
+    Attributes:
+        worker_public_key: base64 of the key credentials are sealed to (SC-SE-01).
+    """
 
     runtime_id: str
     name: str
@@ -237,6 +241,7 @@ class RuntimeRow(Struct, frozen=True, kw_only=True):
     capabilities: Raw | None = None
     capacity: int | None = None
     runtime: Raw | None = None
+    worker_public_key: str | None = None
 
 
 class Tables(Protocol):

@@ -17,6 +17,7 @@ from materializer.memory import (
     MemoryDatabase,
     MemoryReader,
     MemoryRows,
+    MemorySecrets,
     MemoryTables,
 )
 from materializer.projection import Projector, decode_messages
@@ -33,6 +34,8 @@ from noetl_worker.server import (
     daemons,
 )
 from noetl_worker.settings import Server, load
+from noetl_worker.wallet import Keeper, KeeperPorts, Keyring, ProviderSettings
+from noetl_worker.wallet.keys import LocalKeys
 from state_builder.ids import Shard, shard_of
 from state_builder.records import (
     JSON,
@@ -65,6 +68,13 @@ workflow:
   - step: start
     tool: {kind: noop}
 """
+
+
+def local_keyring(version: str = "v1", **previous: bytes) -> Keyring:
+    """A key of the tests' own, and older ones by version."""
+    return Keyring(
+        LocalKeys({**previous, version: version.encode().ljust(32)}, version)
+    )
 
 
 class CountedTables(MemoryTables):
@@ -191,13 +201,29 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
     tables = CountedTables(database)
     # Nothing is materialized until a test asks for it.
     database.positions[GROUP] = Position(0, 0)
+    ids = SnowflakeIds(1, clock.now)
+    keeper = Keeper(
+        KeeperPorts(
+            rows=MemorySecrets(database),
+            tables=tables,
+            signals=bus.signals,
+            clock=clock,
+            observer=observer,
+            mint_id=ids.mint,
+        ),
+        load({}, "worker").wallet,
+        local_keyring(),
+        ProviderSettings(),
+        SHARDS,
+    )
     ports = ServerPorts(
         log=bus.log,
         signals=bus.signals,
         rows=MemoryReader(database),
         tables=tables,
+        vault=keeper,
         clock=clock,
-        ids=SnowflakeIds(1, clock.now),
+        ids=ids,
         observer=observer,
         connected=lambda: bus.connected,
         metrics_page=observer.page,
@@ -217,7 +243,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
     app = create_app(edge)
     stop = anyio.Event()
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with anyio.create_task_group() as tasks:
+    async with keeper, anyio.create_task_group() as tasks:
         for daemon in daemons(edge).values():
             tasks.start_soon(daemon, stop)
         async with httpx.AsyncClient(transport=transport, base_url="http://t") as http:

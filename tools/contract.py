@@ -50,6 +50,7 @@ class ToolLimits:
         pg_default_host: where ``postgres`` goes that names no host; empty = an error
             (TL-PG-01).
         duckdb_allow_install: TL-DK-06.
+        keychain_strict: a missing entry fails the command (SC-KC-08).
     """
 
     timeout_s: float = 300.0
@@ -73,6 +74,7 @@ class ToolLimits:
     pg_numeric_as_float: bool = False
     pg_default_host: str = ""
     duckdb_allow_install: bool = True
+    keychain_strict: bool = True
 
 
 class CallContext(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ May import: core ports, rows and stores, and ``materializer.errors``.
 
 from materializer.memory.database import MemoryDatabase, MemoryLives, MemoryRows
 from materializer.memory.reader import MemoryReader
+from materializer.memory.secrets import MemorySecrets
 from materializer.memory.tables import MemoryTables
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "MemoryLives",
     "MemoryReader",
     "MemoryRows",
+    "MemorySecrets",
     "MemoryTables",
 ]

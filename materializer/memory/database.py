@@ -25,6 +25,7 @@ from state_builder.rows import (
     QuarantineRow,
     RowBatch,
 )
+from state_builder.sealed import AuditRow, CredentialRow, KeychainRow
 from state_builder.stores import CatalogRow, RuntimeRow, StreamLife
 
 OPEN_COMMAND = frozenset({"PENDING", "CLAIMED", "RUNNING"})
@@ -54,6 +55,9 @@ class MemoryDatabase:
         self.catalog: dict[str, CatalogRow] = {}
         self.claims: dict[tuple[str, str], tuple[str, float]] = {}
         self.runtimes: dict[tuple[str, str], RuntimeRow] = {}
+        self.credentials: dict[str, CredentialRow] = {}
+        self.keychain: dict[str, KeychainRow] = {}
+        self.audit: list[AuditRow] = []
         self.leads: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
 
     def check(self) -> None:

@@ -123,6 +123,7 @@ class PostgresTables:
                 _json(row.capabilities),
                 row.capacity,
                 _json(row.runtime),
+                row.worker_public_key,
             )
         return _runtime(stored)
 
@@ -214,5 +215,6 @@ def _runtime(row: Any) -> RuntimeRow:
         updated_at=row["updated_at"],
         uri=row["uri"],
         capacity=row["capacity"],
+        worker_public_key=row["worker_public_key"],
         **documents(row, *_RUNTIME_JSON),
     )

@@ -370,13 +370,14 @@ RETURNING execution_id;
 -- name: runtime_register
 INSERT INTO noetl.runtime AS known (
     runtime_id, name, kind, uri, status, labels, capabilities, capacity, runtime,
-    heartbeat, created_at, updated_at
+    worker_public_key, heartbeat, created_at, updated_at
 )
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now(), now(), now())
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now(), now(), now())
 ON CONFLICT (kind, name) DO UPDATE SET
     uri = excluded.uri, status = excluded.status, labels = excluded.labels,
     capabilities = excluded.capabilities, capacity = excluded.capacity,
-    runtime = excluded.runtime, heartbeat = now(), updated_at = now()
+    runtime = excluded.runtime, worker_public_key = excluded.worker_public_key,
+    heartbeat = now(), updated_at = now()
 RETURNING *;
 
 -- name: runtime_beat
@@ -398,3 +399,101 @@ ORDER BY kind, name;
 -- name: runtime_sweep
 UPDATE noetl.runtime SET status = 'offline', updated_at = now()
 WHERE status <> 'offline' AND heartbeat < now() - $1::INTERVAL RETURNING runtime_id;
+
+-- name: credential_save
+-- No row comes back when the name belongs to another id: the envelope is bound to its
+-- row, so the caller seals again for the right one.
+INSERT INTO noetl.credential AS known (
+    id, name, type, data_encrypted, schema, meta, tags, description
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (name) DO UPDATE SET
+    type = excluded.type, data_encrypted = excluded.data_encrypted,
+    schema = excluded.schema, meta = excluded.meta, tags = excluded.tags,
+    description = excluded.description,
+    updated_at = greatest(clock_timestamp(), known.updated_at + '1 us')
+WHERE known.id = excluded.id
+RETURNING *;
+
+-- name: credential_find
+SELECT * FROM noetl.credential WHERE id = $1 OR name = $2
+ORDER BY (id IS NOT DISTINCT FROM $1) DESC LIMIT 1;
+
+-- name: credential_list
+SELECT * FROM noetl.credential
+WHERE ($1::TEXT IS NULL OR type = $1)
+  AND ($2::TEXT IS NULL OR strpos(lower(name || ' ' || coalesce(description, '')),
+                                  lower($2)) > 0)
+ORDER BY name;
+
+-- name: credential_drop
+DELETE FROM noetl.credential WHERE id = $1 RETURNING true;
+
+-- name: credential_cells
+SELECT id::TEXT AS key, data_encrypted FROM noetl.credential
+WHERE id > $1 ORDER BY id LIMIT $2;
+
+-- name: credential_swap
+UPDATE noetl.credential SET data_encrypted = $3
+WHERE id = $1 AND data_encrypted = $2 RETURNING true;
+
+-- name: keychain_save
+INSERT INTO noetl.keychain AS known (
+    cache_key, keychain_name, catalog_id, scope_type, data_encrypted, credential_type,
+    cache_type, execution_id, parent_execution_id, expires_at, auto_renew, renew_config
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT (cache_key) DO UPDATE SET
+    data_encrypted = excluded.data_encrypted, expires_at = excluded.expires_at,
+    credential_type = excluded.credential_type, cache_type = excluded.cache_type,
+    auto_renew = excluded.auto_renew, renew_config = excluded.renew_config,
+    created_at = clock_timestamp();
+
+-- name: keychain_replace
+UPDATE noetl.keychain SET data_encrypted = $3, expires_at = $4, created_at = now()
+WHERE cache_key = $1 AND data_encrypted = $2 RETURNING true;
+
+-- name: keychain_find
+UPDATE noetl.keychain SET accessed_at = now(), access_count = access_count + 1
+WHERE cache_key = $1 RETURNING *;
+
+-- name: keychain_list
+SELECT * FROM noetl.keychain WHERE catalog_id = $1 ORDER BY keychain_name, cache_key;
+
+-- name: keychain_drop
+DELETE FROM noetl.keychain WHERE cache_key = $1 RETURNING true;
+
+-- name: keychain_purge
+DELETE FROM noetl.keychain AS known
+WHERE (known.expires_at <= now() AND NOT known.auto_renew)
+   OR EXISTS (
+       SELECT FROM noetl.execution AS run
+       WHERE run.execution_id = known.execution_id
+         AND run.status IN ('COMPLETED', 'FAILED', 'CANCELLED')
+   )
+RETURNING true;
+
+-- name: keychain_cells
+SELECT cache_key AS key, data_encrypted FROM noetl.keychain
+WHERE cache_key > $1 ORDER BY cache_key LIMIT $2;
+
+-- name: keychain_swap
+UPDATE noetl.keychain SET data_encrypted = $3
+WHERE cache_key = $1 AND data_encrypted = $2 RETURNING true;
+
+-- name: audit_add
+INSERT INTO noetl.secret_audit (
+    occurred_at, credential, operation, outcome, worker_id, execution_id,
+    parent_execution_id, server_region, broker_region, kek_version, notes
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+
+-- name: audit_list
+SELECT * FROM noetl.secret_audit
+WHERE ($1::TEXT IS NULL OR credential = $1)
+  AND ($2::BIGINT IS NULL OR execution_id = $2)
+  AND ($3::TEXT IS NULL OR operation = $3)
+  AND ($4::TEXT IS NULL OR outcome = $4)
+  AND ($5::TIMESTAMPTZ IS NULL OR occurred_at >= $5)
+  AND ($6::TIMESTAMPTZ IS NULL OR occurred_at < $6)
+ORDER BY occurred_at DESC, audit_id DESC LIMIT $7;

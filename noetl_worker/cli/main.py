@@ -31,6 +31,7 @@ COMMANDS = (
     ("Run", "exec", "run:execute", "Run a registered playbook."),
     ("Run", "register", "register:register", "Store files as new versions."),
     ("Run", "cancel", "inspect:cancel", "End an execution."),
+    ("Run", "credential", "credential:credential", "Store what tools sign in with."),
     ("Look", "status", "inspect:status", "Show how an execution stands."),
     ("Look", "events", "inspect:events", "Show what happened in an execution."),
     ("Look", "list", "inspect:list_", "List executions, or playbooks."),

@@ -62,8 +62,11 @@ class StartOptions:
     server: ServerUrl = ""
 
 
-def connect(server: str) -> NoetlClient:
-    """A client of the server named, or of the one the settings name."""
+def connect(server: str, *, internal: bool = False) -> NoetlClient:
+    """A client of the server named, or of the one the settings name.
+
+    With ``internal`` it carries the internal token instead of a session's.
+    """
     from noetl_worker.client import ClientOptions, NoetlClient
 
     environ = environment()
@@ -71,7 +74,9 @@ def connect(server: str) -> NoetlClient:
     worker = settings.worker
     options = ClientOptions(
         url=(server or settings.process.server_url).rstrip("/"),
-        token=environ.get("NOETL_SESSION_TOKEN", ""),
+        token=settings.process.internal_token.reveal()
+        if internal
+        else environ.get("NOETL_SESSION_TOKEN", ""),
         cert=worker.tls_client_cert,
         key=worker.tls_client_key,
         ca=worker.tls_ca,

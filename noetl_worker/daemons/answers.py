@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import anyio
 import structlog
+from msgspec.json import decode as decode_json
 
 from noetl_worker.daemons.owner import OwnedShard, Owner
 from state_builder.errors import FencedError, UnavailableError
@@ -25,6 +26,9 @@ CONFIRMED_FOR_S = 5.0
 
 FOLD_WAIT_S = 2.0
 """How long to wait for the log to reach what the asker saw."""
+
+LINEAGE_MAX = 64
+"""Playbooks inside each other are bounded well below this."""
 
 STARTS_MAX = 4
 """Starts without a result that are allowed; in place of the next comes ``poison``."""
@@ -79,6 +83,8 @@ class Answers:
         if not await self._confirm(owned):
             return None
         eid = str(question.get("execution_id"))
+        if question.get("kind") == "circumstances":
+            return circumstances_of(owned, eid, str(question.get("command_id")))
         if question.get("kind") == "command":
             return await self._obsolete(owned, eid, str(question.get("command_id")))
         return status_of(owned, eid)
@@ -137,6 +143,30 @@ class Answers:
             )
         except FencedError as error:
             self._owner.lose(owned, str(error))
+
+
+def circumstances_of(owned: OwnedShard, eid: str, command_id: str) -> dict[str, JSON]:
+    """Who asks for a secret: the execution and those above it, and the pool of its
+    command while that is open (SC-SE-06)."""
+    lineage: list[JSON] = []
+    above = eid
+    while above and len(lineage) <= LINEAGE_MAX:
+        state = owned.index.find(above)
+        if state is None or state.genesis is None:
+            break
+        lineage.append({"execution_id": above, "catalog_id": state.genesis.catalog_id})
+        above = state.genesis.parent_execution_id
+    state = owned.index.find(eid)
+    if state is None or state.genesis is None:
+        return {}
+    command = None if state.terminal else state.commands.get(command_id)
+    raw = state.genesis.workload
+    return {
+        "lineage": lineage,
+        "workload": decode_json(raw) if raw else {},
+        "pool": "" if command is None else command.pool or "shared",
+        "worker": "" if command is None else command.worker,
+    }
 
 
 def status_of(owned: OwnedShard, eid: str) -> dict[str, JSON] | None:

@@ -217,6 +217,7 @@ class Executor:
             path=meta.get("path", ""),
             worker_id=self._settings.worker_id,
             trace=meta.get("trace") or {},
+            sequence=running.delivery.sequence,
         )
 
     async def _may_run(self, running: Running) -> bool:

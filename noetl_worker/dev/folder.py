@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from base64 import b64encode
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,7 @@ import anyio
 from noetl_worker.dev.child import StackError
 
 CLEANUP_S = 15.0
+SECRET_BYTES = 32
 CHECK_EVERY_S = 0.05
 
 
@@ -66,6 +68,20 @@ class DataFolder:
         self._lock = lock
         self.describe({})
         self._rotate_logs()
+
+    def secret(self, name: str) -> str:
+        """32 random bytes in base64, made once and kept for the owner's eyes alone."""
+        folder = self.path / "secrets"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / name
+        if not path.exists():
+            text = b64encode(os.urandom(SECRET_BYTES)).decode()
+            part = folder / f"{name}.part"
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+            part.replace(path)
+        return path.read_text()
 
     def describe(self, addresses: dict[str, str]) -> None:
         """Write who holds the folder and where its servers answer."""

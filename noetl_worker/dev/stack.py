@@ -307,8 +307,8 @@ class Stack:
         env = {
             "LOG_FORMAT": "text",
             "NOETL_SHUTDOWN_GRACE_SECS": str(self.options.stop_grace_s * 2 / 3),
-            "NOETL_ALLOW_INSECURE_DEFAULT_KEY": "true",
             "NOETL_ALLOW_SQL_ENDPOINT": "true",
+            **self._secrets(role),
             **self.options.environ,
             "PYTHONUNBUFFERED": "1",
             "NATS_URL": self.nats_url,
@@ -321,6 +321,15 @@ class Stack:
         if role in _READS_DATABASE:
             env["NOETL_DATABASE_URL"] = self._cluster.socket_dsn()
         return env | dict(self.options.env)
+
+    def _secrets(self, role: Role) -> dict[str, str]:
+        """What this stack's roles share; each is told only what it needs."""
+        found = {}
+        if role == "server":
+            found["NOETL_ENCRYPTION_KEY"] = self.folder.secret("encryption_key")
+        if role != "materializer":
+            found["NOETL_INTERNAL_API_TOKEN"] = self.folder.secret("internal_token")
+        return found
 
     def _services(self) -> list[Service]:
         roles = [one for role in STOP_ORDER for one in self._roles[role]]

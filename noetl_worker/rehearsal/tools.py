@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from noetl_worker.rehearsal.answers import Answers, Call, Data, Fail
 from noetl_worker.rehearsal.world import WORKER, OpenId, World
+from state_builder.credentials import Asker, Credential, Want
 from state_builder.errors import InvalidError
 from state_builder.ports import Command
 from state_builder.records import JSON, Event, ToolFailure, ToolOutcome
@@ -48,6 +49,35 @@ class WorldClock:
         """Over at once."""
         await checkpoint()
         self._world.pass_time(max(0.0, seconds))
+
+
+class _AnyField(dict[str, JSON]):
+    """Fields of any name, each of a text that says what it stands for."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+
+    def __contains__(self, field: object) -> bool:
+        return True
+
+    def __getitem__(self, field: str) -> JSON:
+        return f"<{self._alias}.{field}>"
+
+
+class StandIns:
+    """A ``Wallet`` that knows every name, and nothing secret."""
+
+    async def credential(
+        self, alias: str, asker: Asker, want: Want = "credential"
+    ) -> Credential:
+        """A credential that may be used by any tool, or a token that says its name."""
+        del asker
+        if want == "token":
+            return Credential(alias, "any", {"access_token": f"<token of {alias}>"})
+        return Credential(alias, "any", _AnyField(alias))
+
+    def forget(self, alias: str) -> None:
+        """Nothing is kept."""
 
 
 class Unobserved:
@@ -172,7 +202,11 @@ class Tools:
         self._stage = _Stage(answers)
         limits = ToolLimits()
         self._runner = Runner(
-            _Cast(limits, self._stage), limits, WorldClock(world), Unobserved()
+            _Cast(limits, self._stage),
+            limits,
+            WorldClock(world),
+            Unobserved(),
+            StandIns(),
         )
 
     async def run(self, open_command: OpenId) -> ToolOutcome:

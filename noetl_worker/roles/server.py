@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from materializer.postgres import Database, PostgresReader, PostgresTables
+from materializer.postgres import (
+    Database,
+    PostgresReader,
+    PostgresSecrets,
+    PostgresTables,
+)
 from noetl_worker.bus.nats import NatsBus
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.lifecycle import run_role as run_daemons
@@ -22,37 +27,79 @@ from noetl_worker.server import (
     create_edge,
     daemons,
 )
+from noetl_worker.settings import Server
+from noetl_worker.wallet import (
+    Keeper,
+    KeeperPorts,
+    Keyring,
+    ProviderSettings,
+    keyring_of,
+)
 from state_builder.records import JSON
 
 
 async def run(process: Process) -> None:
     """Serve until a signal."""
     settings = process.settings
+    keys = keyring_of(settings.wallet)
     async with (
         Database(database_settings(settings.postgres, "noetl-server")) as database,
         open_bus(process) as bus,
     ):
         await wait_for_schema(database, process.clock)
         await settle_log(bus, database, settings.bus.event_stream)
-        edge = create_edge(_ports(process, bus, database), _edge_settings(process))
-        own = settings.server
-        address = Address(
-            host=own.host,
-            port=own.port,
-            cert=own.tls_cert,
-            key=own.tls_key,
-            client_ca=own.tls_client_ca,
-        )
-        listener = Listener(create_app(edge), address, settings.process.grace_s)
-        await run_daemons(
-            process.role,
-            {"listener": listener.run, **daemons(edge)},
-            readiness=process.readiness,
-            grace_s=settings.process.grace_s + 2.0,
-        )
+        async with _keeper(process, bus, database, keys) as keeper:
+            ports = _ports(process, bus, database, keeper)
+            edge = create_edge(ports, _edge_settings(process))
+            listener = Listener(
+                create_app(edge), _address(settings.server), settings.process.grace_s
+            )
+            await run_daemons(
+                process.role,
+                {"listener": listener.run, **daemons(edge)},
+                readiness=process.readiness,
+                grace_s=settings.process.grace_s + 2.0,
+            )
 
 
-def _ports(process: Process, bus: NatsBus, database: Database) -> ServerPorts:
+def _address(own: Server) -> Address:
+    return Address(
+        host=own.host,
+        port=own.port,
+        cert=own.tls_cert,
+        key=own.tls_key,
+        client_ca=own.tls_client_ca,
+    )
+
+
+def _keeper(
+    process: Process, bus: NatsBus, database: Database, keys: Keyring
+) -> Keeper:
+    settings = process.settings
+    own = settings.wallet
+    ids = SnowflakeIds(machine_number(settings.process.machine_id), process.clock.now)
+    ports = KeeperPorts(
+        rows=PostgresSecrets(database),
+        tables=PostgresTables(database),
+        signals=bus.signals,
+        clock=process.clock,
+        observer=process.observer,
+        mint_id=ids.mint,
+    )
+    providers = ProviderSettings(
+        env_names=own.env_names,
+        env_values=settings.keychain,
+        secrets_dir=own.secrets_dir,
+        outside=settings.outside,
+        allowed_refs=own.allowed_refs,
+        ttl_s=own.provider_ttl_s,
+    )
+    return Keeper(ports, own, keys, providers, settings.bus.shard_count)
+
+
+def _ports(
+    process: Process, bus: NatsBus, database: Database, keeper: Keeper
+) -> ServerPorts:
     def pool_status() -> dict[str, JSON]:
         most, size, idle = database.occupancy
         busy = size - idle
@@ -73,6 +120,7 @@ def _ports(process: Process, bus: NatsBus, database: Database) -> ServerPorts:
         signals=bus.signals,
         rows=PostgresReader(database),
         tables=PostgresTables(database),
+        vault=keeper,
         clock=process.clock,
         ids=SnowflakeIds(machine, process.clock.now),
         observer=process.observer,

@@ -6,10 +6,14 @@ from socket import gethostname
 
 import anyio
 
+from noetl_worker import logs
+from noetl_worker.client import ClientOptions, NoetlClient
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
+from noetl_worker.daemons.registration import Presence, Registration
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.roles.process import Process, open_bus, run_with_health
 from noetl_worker.settings import Settings
+from noetl_worker.wallet import RemoteSettings, RemoteWallet, WorkerKey
 from tools.contract import ToolLimits
 from tools.pipeline import Runner
 from tools.registry import Registry
@@ -36,6 +40,7 @@ def tool_limits(settings: Settings) -> ToolLimits:
         http_allow_cidrs=tools.http_allow_cidrs,
         http_trust_env=tools.http_trust_env,
         server_url=settings.process.server_url,
+        keychain_strict=settings.wallet.strict,
     )
 
 
@@ -44,10 +49,22 @@ async def run(process: Process) -> None:
     settings = process.settings
     worker = settings.worker
     ids = SnowflakeIds(machine_number(settings.process.machine_id), process.clock.now)
+    worker_id = worker.worker_id or f"{gethostname()}-{ids.mint()}"
     limits = tool_limits(settings)
-    runner = Runner(Registry(limits), limits, process.clock, process.observer)
-    async with open_bus(process) as bus:
+    options = ClientOptions(
+        url=settings.process.server_url,
+        token=settings.process.internal_token.reveal(),
+        cert=worker.tls_client_cert,
+        key=worker.tls_client_key,
+        ca=worker.tls_ca,
+    )
+    async with open_bus(process) as bus, NoetlClient(options) as client:
         await bus.ensure_log(create=False)
+        registration, wallet = _wallet(process, client, worker_id)
+        logs.hide(lambda: wallet.masked)
+        runner = Runner(
+            Registry(limits), limits, process.clock, process.observer, wallet
+        )
         executor = Executor(
             ExecutorPorts(
                 log=bus.log,
@@ -58,7 +75,7 @@ async def run(process: Process) -> None:
                 observer=process.observer,
             ),
             ExecutorSettings(
-                worker_id=worker.worker_id or f"{gethostname()}-{ids.mint()}",
+                worker_id=worker_id,
                 pools=worker.pools,
                 slots=worker.slots,
                 ack_wait_s=settings.bus.ack_wait_s,
@@ -69,7 +86,35 @@ async def run(process: Process) -> None:
             "pull", lambda: "" if executor.pulling else "not pulling"
         )
         try:
-            await run_with_health(process, {"executor": executor.run})
+            daemons = {"executor": executor.run, "registration": registration.run}
+            await run_with_health(process, daemons)
         finally:
             with anyio.CancelScope(shield=True):
                 await runner.close()
+
+
+def _wallet(
+    process: Process, client: NoetlClient, worker_id: str
+) -> tuple[Registration, RemoteWallet]:
+    """Where credentials come from, and the registration they are sealed by."""
+    worker = process.settings.worker
+    key = WorkerKey()
+    registration = Registration(
+        client,
+        Presence(
+            worker_id=worker_id,
+            public_key=key.public,
+            pools=worker.pools,
+            slots=worker.slots,
+            hostname=gethostname(),
+            heartbeat_s=worker.heartbeat_s,
+        ),
+        process.clock,
+    )
+    settings = RemoteSettings(
+        worker_id=worker_id,
+        attempts_max=worker.predispatch_attempts_max,
+        deadline_s=worker.predispatch_deadline_s,
+    )
+    wallet = RemoteWallet(client, key, registration.register, process.clock, settings)
+    return registration, wallet

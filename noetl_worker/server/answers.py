@@ -23,6 +23,7 @@ from state_builder.errors import (
     NotFoundError,
     RefusedError,
     UnavailableError,
+    UpstreamError,
 )
 from state_builder.playbook import PlaybookError
 from state_builder.records import JSON, encode_json
@@ -36,6 +37,7 @@ _STATUS: Final[tuple[tuple[type[NoetlError], int], ...]] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (InvalidError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (ConflictError, HTTPStatus.CONFLICT),
+    (UpstreamError, HTTPStatus.BAD_GATEWAY),
     (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (RefusedError, HTTPStatus.FORBIDDEN),
     (LimitExceededError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),

@@ -31,12 +31,21 @@ from noetl_worker.server.catalog import Catalog
 from noetl_worker.server.edge import Edge
 from noetl_worker.server.ending import Ending
 from noetl_worker.server.executions import Executions
+from noetl_worker.server.guards import closed_to_browsers
 from noetl_worker.server.history import History
 from noetl_worker.server.hub import Hub
 from noetl_worker.server.ingest import Ingest
 from noetl_worker.server.live import Live, LiveSettings
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
-from noetl_worker.server.routes import catalog, events, executions, system, workers
+from noetl_worker.server.routes import (
+    catalog,
+    credentials,
+    events,
+    executions,
+    system,
+    wallet,
+    workers,
+)
 from noetl_worker.server.starting import Starter
 from noetl_worker.server.streams import Streams
 from state_builder.errors import UnavailableError
@@ -109,6 +118,8 @@ def create_app(
             *executions.ROUTES,
             *events.ROUTES,
             *workers.ROUTES,
+            *credentials.ROUTES,
+            *wallet.ROUTES,
             *more_routes,
         ],
         exception_handlers=HANDLERS,
@@ -153,7 +164,7 @@ class _Counted:
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(closed_to_browsers(scope), receive, watched)
         finally:
             route = scope.get("path_template") or "unmatched"
             method = scope["method"] if scope["method"] in METHODS else "other"

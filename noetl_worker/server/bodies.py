@@ -6,7 +6,7 @@ fields of their own. What a body means is decided by who reads it.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct, field
 
@@ -48,6 +48,63 @@ def object_or_empty(value: Value, name: str) -> dict[str, JSON]:
     if not isinstance(value, dict):
         raise InvalidError(f"{name} must be an object")
     return value
+
+
+def tag_list(value: list[str] | str | None) -> tuple[str, ...]:
+    """Tags as a list or with commas."""
+    if isinstance(value, str):
+        value = value.split(",")
+    return tuple(tag.strip() for tag in value or () if tag.strip())
+
+
+class CredentialBody(Struct, kw_only=True):
+    """``POST /api/credentials`` (SC-CR-02)."""
+
+    name: str
+    data: Value
+    type: str = ""
+    credential_type: str = ""
+    meta: Value = None
+    tags: list[str] | str | None = None
+    description: str | None = None
+    schema: Value = None
+
+    def __repr__(self) -> str:
+        return f"<secret:{self.name}>"
+
+
+class TokenBody(Struct, kw_only=True):
+    """``POST /api/gcp/token``."""
+
+    credential: str = ""
+    credential_name: str = ""
+    name: str = ""
+
+
+class EntryBody(Struct, kw_only=True):
+    """``POST /api/keychain/…`` (SC-KC-12)."""
+
+    data: Value = None
+    token_data: Value = None
+    scope_type: str = "global"
+    execution_id: Id = None
+    expires_at: str | float | None = None
+    expires_in: float | None = None
+    ttl_seconds: float | None = None
+    auto_renew: bool = False
+    renew_config: Value = None
+    credential_type: str = "secret"
+    cache_type: Literal["secret", "token"] = "secret"
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+
+class RotateBody(Struct, kw_only=True):
+    """``POST /api/internal/wallet/rotate-kek`` (SC-RO-01)."""
+
+    batch_size: int = 100
+    max_batches: int = 1000
 
 
 class DedupBody(Struct, kw_only=True):
@@ -182,6 +239,7 @@ class PoolBody(Struct, kw_only=True):
     capacity: int | None = None
     runtime: Value = None
     hostname: str | None = None
+    worker_public_key: str | None = None
 
 
 class CallbackBody(Struct, kw_only=True):

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from hmac import compare_digest
-from typing import Any
+from typing import Any, Final
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
+from litestar.types import Scope
 
 from noetl_worker.server.edge import Edge
 from state_builder.errors import RefusedError, UnavailableError
+
+_CLOSED: Final = ("/api/internal/", "/api/keychain/", "/api/gcp/")
+
+
+def closed_to_browsers(scope: Scope) -> Scope:
+    """Routes that give secrets answer no page of another origin: they never see where
+    a request comes from, so nothing is allowed (SC-TR-03)."""
+    path = scope["path"]
+    sealed = path.startswith("/api/credentials/") and path.endswith("/sealed")
+    with_data = b"include_data" in scope["query_string"]
+    if sealed or with_data or path.startswith(_CLOSED):
+        # The same scope, not a copy: others read in it what the router puts there.
+        kept = [pair for pair in scope["headers"] if pair[0] != b"origin"]
+        scope["headers"] = kept
+    return scope
 
 
 def internal(

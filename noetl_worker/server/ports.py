@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from noetl_worker.settings import Server
+from state_builder.credentials import Vault
 from state_builder.ports import Clock, EventLog, Observer, Signals
 from state_builder.records import JSON
 from state_builder.stores import RowReader, Tables
@@ -33,6 +34,7 @@ class ServerPorts:
     signals: Signals
     rows: RowReader
     tables: Tables
+    vault: Vault
     clock: Clock
     ids: Ids
     observer: Observer

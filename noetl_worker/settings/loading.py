@@ -67,6 +67,10 @@ _RETIRED: Final[dict[str, str]] = {
             "roles are commands of one image",
         ),
         ("NOETL_REFS_IN_STATE NOETL_ATOMIC_ITEM_CONTEXT", "always on"),
+        (
+            "NOETL_SEALED_CREDENTIALS NOETL_SEALED_ALLOW_PLAINTEXT_FALLBACK",
+            "credentials go to workers sealed, and in no other way",
+        ),
     )
     for name in names.split()
 }

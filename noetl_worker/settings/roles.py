@@ -215,9 +215,6 @@ class Worker:
         "bytes",
         NOT_NEGATIVE,
     )
-    sealed_credentials: bool = env(
-        "NOETL_SEALED_CREDENTIALS", False, "take credentials only sealed to this worker"
-    )
     tls_client_cert: str = env(
         "NOETL_TLS_CLIENT_CERT", "", "certificate for the server"
     )
@@ -389,6 +386,27 @@ class Wallet:
         "renew tokens this early",
         "s",
         NOT_NEGATIVE,
+    )
+    refresh_window_s: float = env(
+        "KEYCHAIN_CACHE_REFRESH_WINDOW_SECS",
+        60.0,
+        "refresh cached secrets this early",
+        "s",
+        NOT_NEGATIVE,
+    )
+    safety_margin_s: float = env(
+        "KEYCHAIN_CACHE_DYNAMIC_SAFETY_MARGIN_SECS",
+        60.0,
+        "keep no secret closer to its end",
+        "s",
+        NOT_NEGATIVE,
+    )
+    provider_ttl_s: float = env(
+        "NOETL_SECRET_PROVIDER_TTL_SECONDS",
+        3600.0,
+        "build providers of secrets anew",
+        "s",
+        SOME,
     )
     secrets_dir: str = env("NOETL_SECRETS_DIR", "", "files of the file provider")
     allowed_refs: tuple[str, ...] = env(

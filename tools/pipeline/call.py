@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import format_exc
 from typing import cast
 
 import anyio
@@ -12,8 +13,9 @@ from state_builder.errors import LimitExceededError, TemplateError
 from state_builder.policy import PolicyError, Run, apply, evaluate
 from state_builder.ports import Clock, Observer
 from state_builder.records import JSON, ToolFailure
+from state_builder.redact import mask_error
 from state_builder.template import StepResult, render
-from tools.auth import check_auth, secret_values
+from tools.auth import authorize, secret_values
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.errors import ToolCallError, configuration
 from tools.pipeline.job import Job
@@ -40,12 +42,15 @@ class Caller(Struct, frozen=True, kw_only=True):
         try:
             ran = await self._run(plan, job, base, attempt)
             if plan.set:
-                _set(plan, ran, job, attempt)
+                await job.holder.settle(lambda: _set(plan, ran, job, attempt))
         except (ToolCallError, TemplateError, LimitExceededError) as error:
             ran = failed(error, job.where(plan))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told below
             # A tool's own fault fails its step, not the worker.
-            log.exception("tool.crashed", tool_kind=plan.kind, step=job.command.step)
+            trace = mask_error(format_exc(), job.holder.masks)
+            log.error(
+                "tool.crashed", tool_kind=plan.kind, step=job.command.step, trace=trace
+            )
             ran = _crashed(error)
         seconds = self.clock.monotonic() - started
         ran.duration_ms = round(seconds * 1000, 3)
@@ -54,6 +59,8 @@ class Caller(Struct, frozen=True, kw_only=True):
         )
         if ran.error is not None:
             ran.helpers = {**self.registry.blank(plan.kind), **ran.helpers}
+            if ran.error.kind == "auth":
+                job.holder.refused()
             self.observer.count(
                 "noetl_worker_dispatch_errors_total", tool_kind=plan.kind
             )
@@ -61,7 +68,7 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     async def _run(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Run:
         tool = self.registry.get(plan.kind)
-        config = self._configured(plan, tool, job, base, attempt)
+        config = await self._configured(plan, tool, job, base, attempt)
         limit = self._timeout_s(plan, tool, config, job)
         call = self._context(plan, tool, config, job, attempt, limit)
         if tool.instant:
@@ -77,7 +84,7 @@ class Caller(Struct, frozen=True, kw_only=True):
             )
         return _ran(result)
 
-    def _configured(
+    async def _configured(
         self, plan: Plan, tool: Tool, job: Job, base: Fields, attempt: int
     ) -> Fields:
         """The kind's canonical configuration for this run (PB-048 to PB-050)."""
@@ -87,11 +94,16 @@ class Caller(Struct, frozen=True, kw_only=True):
             return plan.validated
         config = dict(plan.fields)
         if not literal:
-            _render_into(config, plan, inputs, job, attempt)
-        check_auth(plan.kind, config)
-        job.secrets.update(secret_values(config))
+            config = await job.holder.settle(
+                lambda: _rendered_into(config, plan, inputs, job, attempt)
+            )
+        if plan.credentials:
+            config = await authorize(plan.kind, config, job.holder.lookup)
+        stated = secret_values(config)
+        if stated:
+            job.holder.hide(stated)
         validated = tool.validate(config)
-        if literal:
+        if literal and not plan.credentials and not stated:
             plan.validated = validated
         return validated
 
@@ -133,10 +145,11 @@ class Caller(Struct, frozen=True, kw_only=True):
         )
 
 
-def _render_into(
+def _rendered_into(
     config: Fields, plan: Plan, inputs: Fields, job: Job, attempt: int
-) -> None:
+) -> Fields:
     """Input first, entries blind to each other; then the fields, which see it."""
+    config = dict(config)
     scope = job.scope
     scope.fixed = {}
     scope.inputs = {}
@@ -152,6 +165,7 @@ def _render_into(
         config["input"] = entries
     for text in plan.texts:
         config[text.key] = _rendered(text.key, text.value, job, data=text.data)
+    return config
 
 
 def _rendered(key: str, value: JSON, job: Job, *, data: bool = False) -> JSON:

@@ -13,6 +13,7 @@ from state_builder.ports import Command
 from state_builder.records import JSON, CommandContext
 from state_builder.retry import RetryRule
 from state_builder.template import Scope
+from tools.pipeline.holder import Holder
 from tools.pipeline.names import names_of, scope_of
 from tools.pipeline.plan import Plan
 
@@ -29,7 +30,7 @@ class Job:
         input: the step's own ``input``, unrendered.
         retry: the step's ``retry``, for tasks without one.
         updates: execution variables set so far, latest last.
-        secrets: values that must not leave the worker.
+        holder: its secrets.
         runs, duration_ms: tool runs so far, and their time together.
         has_iteration: the command is an iteration of a loop.
     """
@@ -39,17 +40,18 @@ class Job:
         command: Command,
         context: CommandContext,
         functions: dict[str, Callable[..., JSON]],
+        holder: Holder,
     ) -> None:
         self.command = command
         self.context = context
         self.input: dict[str, JSON] = decode_json(context.args) if context.args else {}
         self.retry = _decode_retry(context.retry) if context.retry else None
         self.updates: dict[str, JSON] = {}
-        self.secrets: set[str] = set()
+        self.holder = holder
         self.runs = 0
         self.duration_ms = 0.0
         self.timings: list[JSON] = []
-        self._functions = functions
+        self._functions = {**functions, "token": holder.token}
         self._names = names_of(context.render_context)
         self.has_iteration = bool(self._names.iteration)
         self._scope: Scope | None = None
@@ -59,6 +61,7 @@ class Job:
         """The command's names; decoded on first use."""
         if self._scope is None:
             self._scope = scope_of(self.command, self._names, self._functions)
+            self._scope.keychain = self.holder.keychain
         return self._scope
 
     def where(self, plan: Plan) -> str:

@@ -15,6 +15,7 @@ from state_builder.policy import Rule
 from state_builder.records import JSON
 from state_builder.retry import RetryRule
 from state_builder.template import is_template
+from tools.auth import names_credentials
 from tools.errors import configuration
 
 SEQUENCE: Final = "task_sequence"
@@ -57,7 +58,9 @@ class Plan(Struct, kw_only=True):
         set: ``ctx.x``, ``iter.x`` or bare ``x`` → value or template.
         tasks: members of a ``task_sequence``, in order.
         places: label → place in ``tasks``.
-        validated: the kind's canonical configuration, kept when nothing is rendered.
+        credentials: it names some, or may when it is rendered.
+        validated: the kind's canonical configuration, kept when nothing is rendered
+            and nothing is secret.
     """
 
     kind: str
@@ -71,6 +74,7 @@ class Plan(Struct, kw_only=True):
     timeout: JSON = None
     tasks: tuple[Plan, ...] = ()
     places: dict[str, int] = field(default_factory=dict)
+    credentials: bool = False
     validated: dict[str, JSON] | None = None
 
 
@@ -124,6 +128,7 @@ def plan_of(config: dict[str, JSON], depth: int = 0) -> Plan:
         timeout=config.get("timeout_seconds", config.get("timeout")),
         tasks=tasks,
         places={task.label: place for place, task in enumerate(tasks)},
+        credentials=names_credentials(kind, config),
     )
 
 

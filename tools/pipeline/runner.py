@@ -10,7 +10,8 @@ from msgspec import DecodeError, EncodeError, Raw, ValidationError
 from msgspec.json import Decoder
 from msgspec.structs import replace
 
-from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.credentials import Wallet
+from state_builder.errors import LimitExceededError
 from state_builder.policy import Run
 from state_builder.ports import Clock, Command, Observer
 from state_builder.records import (
@@ -25,6 +26,7 @@ from state_builder.redact import mask, mask_error
 from tools.contract import ToolLimits
 from tools.errors import ToolCallError
 from tools.pipeline.call import Caller
+from tools.pipeline.holder import Holder
 from tools.pipeline.job import Job
 from tools.pipeline.plan import SEQUENCE, Plan, Plans
 from tools.pipeline.sequence import Walk, Walker
@@ -43,8 +45,14 @@ class Runner:
     """Runs commands; knows every kind of its registry."""
 
     def __init__(
-        self, registry: Registry, limits: ToolLimits, clock: Clock, observer: Observer
+        self,
+        registry: Registry,
+        limits: ToolLimits,
+        clock: Clock,
+        observer: Observer,
+        wallet: Wallet,
     ) -> None:
+        self._wallet = wallet
         self._registry = registry
         self._limits = limits
         self._caller = Caller(
@@ -52,16 +60,15 @@ class Runner:
         )
         self._clock = clock
         self._plans = Plans()
-        self._functions: dict[str, Callable[..., JSON]] = {
-            "now": self._now,
-            "token": _no_token,
-        }
+        self._functions: dict[str, Callable[..., JSON]] = {"now": self._now}
 
     async def run(self, command: Command) -> ToolOutcome:
         """The command's outcome, scrubbed; raises nothing but cancellation."""
         try:
             context = _decode_context(command.context)
-            job = Job(command, context, self._functions)
+            strict = self._limits.keychain_strict
+            holder = Holder(self._wallet, command, strict=strict)
+            job = Job(command, context, self._functions, holder)
             plan = self._plans.get(context.tool_config)
         except ToolCallError as error:
             return _failure(error.failure)
@@ -75,14 +82,15 @@ class Runner:
         except (LimitExceededError, EncodeError, OverflowError, TypeError) as error:
             kind = "limit" if isinstance(error, LimitExceededError) else "json"
             text = f"the result of step '{command.step}' cannot be reported: {error}"
-            return _failure(ToolFailure(kind=kind, message=text), runs=job.runs)
+            failure = _scrubbed(ToolFailure(kind=kind, message=text), job.holder.masks)
+            return _failure(failure, runs=job.runs)
 
     async def close(self) -> None:
         """Stop children, close pools."""
         await self._registry.close()
 
     def _outcome(self, plan: Plan, walk: Walk, job: Job) -> ToolOutcome:
-        secrets = tuple(job.secrets)
+        secrets = job.holder.masks
         data, form, helpers = _parts(plan, walk, job)
         error = walk.failure or walk.absorbed
         return ToolOutcome(
@@ -140,7 +148,8 @@ def _object(value: JSON) -> Raw:
 
 
 def _scrubbed(error: ToolFailure, secrets: tuple[str, ...]) -> ToolFailure:
-    text = mask_error(error.message[:ERROR_TEXT_MAX], secrets)
+    # A text is cut after it is masked: a secret cut in two would be known no more.
+    text = mask_error(error.message, secrets)[:ERROR_TEXT_MAX]
     return error if text == error.message else replace(error, message=text)
 
 
@@ -148,10 +157,4 @@ def _failure(error: ToolFailure | None, runs: int = 1) -> ToolOutcome:
     assert error is not None
     return ToolOutcome(
         failed=True, data=Raw(b"null"), error=_scrubbed(error, ()), runs=runs
-    )
-
-
-def _no_token(alias: str) -> JSON:
-    raise TemplateError(
-        f"token('{alias}'): no credential store is configured in this build"
     )

@@ -71,7 +71,7 @@ class Walker(Struct, frozen=True):
                 await checkpoint()
             ran = await self._once(task, base, attempt)
             self._record(walk, task, ran, attempt)
-            verdict, ran = self._verdict(task, ran, attempt)
+            verdict, ran = await self._verdict(task, ran, attempt)
             walk.last = ran
             if verdict.do == "retry":
                 await self.caller.clock.sleep(verdict.wait_s)
@@ -125,13 +125,20 @@ class Walker(Struct, frozen=True):
         self.job.name("_prev", seen)
         self.job.name("_results", walk.results)
 
-    def _verdict(self, task: Plan, ran: Run, attempt: int) -> tuple[Verdict, Run]:
+    async def _verdict(self, task: Plan, ran: Run, attempt: int) -> tuple[Verdict, Run]:
         """What the rules say; rules that cannot be carried out fail the task."""
         if ran.error is not None and ran.error.kind == "max_iterations":
             return Verdict("fail"), ran
         try:
-            return decide(task, ran, self.job, attempt), ran
-        except (PolicyError, TemplateError, LimitExceededError) as error:
+            job = self.job
+            verdict = await job.holder.settle(lambda: decide(task, ran, job, attempt))
+            return verdict, ran
+        except (
+            ToolCallError,
+            PolicyError,
+            TemplateError,
+            LimitExceededError,
+        ) as error:
             broken = failed(error, f"{self.job.where(task)}, policy")
             return Verdict("fail"), replace(ran, error=broken.error)
 

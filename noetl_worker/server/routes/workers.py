@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+from binascii import Error as Base64Error
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -12,6 +14,7 @@ from msgspec import Raw, Struct
 
 from noetl_worker.server.bodies import PoolBody, Value, id_text
 from noetl_worker.server.edge import HttpRequest, edge_of
+from noetl_worker.server.guards import check_token
 from noetl_worker.server.shapes import NULL, moment
 from state_builder.errors import InvalidError, NotFoundError
 from state_builder.ids import shard_of
@@ -20,6 +23,8 @@ from state_builder.stores import RuntimeRow
 
 KINDS = ("worker_pool", "server_api", "broker")
 SHARDS_MAX = 1024
+KEY_BYTES = 32
+"""Of an X25519 public key."""
 
 
 class RuntimeAnswer(Struct, kw_only=True):
@@ -78,6 +83,10 @@ async def register(request: HttpRequest, data: JSONBody[PoolBody]) -> RuntimeAns
         raise InvalidError(f"kind must be one of {', '.join(KINDS)}")
     if not data.name:
         raise InvalidError("name is required")
+    if data.worker_public_key:
+        # Credentials are sealed to this key: who may set it may read them.
+        check_token(edge, request.headers.get("authorization", ""))
+        _check_key(data.worker_public_key)
     now = datetime.fromtimestamp(edge.ports.clock.now(), UTC)
     labels = data.labels
     if data.hostname and (labels is None or isinstance(labels, dict)):
@@ -95,6 +104,7 @@ async def register(request: HttpRequest, data: JSONBody[PoolBody]) -> RuntimeAns
         capabilities=_raw(data.capabilities),
         capacity=data.capacity,
         runtime=_raw(data.runtime),
+        worker_public_key=data.worker_public_key,
     )
     return runtime(await edge.ports.tables.register_runtime(row))
 
@@ -179,6 +189,15 @@ async def shard_info(request: HttpRequest) -> dict[str, Any]:
         "seed": 0,
         "server_config": {"shard_index": 0, "shard_count": configured},
     }
+
+
+def _check_key(text: str) -> None:
+    try:
+        size = len(b64decode(text, validate=True))
+    except Base64Error:
+        size = 0
+    if size != KEY_BYTES:
+        raise InvalidError(f"worker_public_key: base64 of {KEY_BYTES} bytes is needed")
 
 
 def _raw(value: Value) -> Raw | None:
