@@ -13,8 +13,8 @@ from state_builder.playbook.model import Playbook, Step
 from state_builder.records import JSON
 from state_builder.template import Scope, names_of, render
 
-ROOTS = frozenset({"workload", "ctx", "steps", "iter", "event", "loop"})
-"""Roots that hold other names (PB-454)."""
+ROOTS = frozenset({"workload", "ctx", "steps", "iter", "event"})
+"""Roots no step, variable or workload key can shadow (PB-454)."""
 
 _PYTHON_KINDS = frozenset({"python", "task_sequence"})
 

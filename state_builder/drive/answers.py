@@ -85,8 +85,13 @@ def settle(
         error=failure or run.error,
         updates=Raw(encode_json(updates)) if updates else NOTHING,
     )
-    called = answer_event(draft, command_id, outcome)
-    draft.write(replace(called, step=command.step), rank=rank)
+    waits = command.parked and not command.judged
+    if failure is None or not waits:
+        called = answer_event(draft, command_id, outcome)
+        draft.write(replace(called, step=command.step), rank=rank)
+        if waits:
+            # To a parked call, its answer is its end.
+            return
     draft.write(
         Event(
             type="command.completed" if failure is None else "command.failed",
@@ -195,10 +200,11 @@ def answer_parent(
         failed=failure is not None, data=Raw(encode_json(data)), error=failure
     )
     event = answer_event(draft, genesis.parent_command_id, outcome)
+    event = replace(event, type="call.done", step=genesis.call.step)
     draft.others.append(
         Record(
             execution_id=genesis.parent_execution_id,
-            events=[replace(event, step=genesis.call.step)],
+            events=[event],
         )
     )
 

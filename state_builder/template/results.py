@@ -302,10 +302,10 @@ def whole(result: StepResult) -> JSON:
         return labels
     tasks = {name: plain(data) for name, data in labels.items()}
     if result.form == "pipeline":
-        tasks.pop("_context_updates", None)
         for data in list(tasks.values()):
             if type(data) is dict:
                 tasks.update(data)
+    tasks.pop("_context_updates", None)
     return tasks
 
 

@@ -122,6 +122,9 @@ def settle(meter: Meter, value: object, *, keep: bool = False, depth: int = 0) -
             return value
     if isinstance(value, list | tuple):
         meter.charge(len(value))
+        if keep and hasattr(value, "_fields"):
+            # A group keeps the names of its two parts.
+            return cast("JSON", value)
         return [settle(meter, item, keep=keep, depth=depth + 1) for item in value]
     if isinstance(value, Mapping):
         meter.charge(len(value))

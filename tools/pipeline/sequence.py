@@ -63,6 +63,10 @@ class Walker(Struct, frozen=True):
     async def walk(self, tasks: tuple[Plan, ...], base: dict[str, JSON]) -> Walk:
         """Run the tasks; ``base`` lies under the input of each (PB-048)."""
         walk = Walk()
+        if tasks[0].label and not self.job.runs:
+            # They hide names from outside before anything has run (PB-182).
+            self.job.name("_prev", None)
+            self.job.name("_results", walk.results)
         place, attempt = 0, 1
         while place < len(tasks):
             task = tasks[place]

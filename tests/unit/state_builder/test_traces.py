@@ -1,8 +1,12 @@
-"""The table of traces: what the drive does, event by event, as data (PB Appendix C)."""
+"""The table of traces: what happens, event by event, as data (PB Appendix C).
+
+A case may tell the whole ``trace``, lines that ``holds`` and that it ``lacks``, the
+``result``, the variables at the end (``vars``), the steps ``entered``, the tools that
+ran (``runs``), what the first run of a tool ``asked``, and the ``waited`` seconds.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,9 @@ from ruamel.yaml import YAML
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from world import Ask, ToolFailed, World
+from stage import Choose, Stage
+
+from noetl_worker.rehearsal.world import EPOCH_S, World
 
 TRACES = sorted((Path(__file__).parents[2] / "traces").glob("*.yaml"))
 
@@ -27,51 +33,7 @@ def cases() -> list[Any]:
     return found
 
 
-def document(
-    workflow: str, path: str, executor: Any = None, workload: Any = None
-) -> str:
-    """A playbook around a workflow."""
-    head = {
-        "apiVersion": "noetl.io/v2",
-        "kind": "Playbook",
-        "metadata": {"name": path, "path": path},
-        "workload": workload or {},
-        "executor": executor or {},
-    }
-    indented = "\n".join("  " + line for line in workflow.splitlines())
-    body = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
-    return f"{body}\nworkflow:\n{indented}\n"
-
-
-def answer(spec: Any) -> Any:
-    """A scripted tool from its YAML."""
-
-    def give(ask: Ask) -> Any:
-        chosen = spec
-        if chosen == "iteration":
-            return ask.iteration
-        if isinstance(chosen, dict) and "claims" in chosen:
-            return claim(chosen["claims"], ask)
-        if isinstance(chosen, dict) and "runs" in chosen:
-            runs = chosen["runs"]
-            chosen = runs[min(ask.run, len(runs)) - 1]
-        if isinstance(chosen, dict) and "fail" in chosen:
-            message = chosen.get("message", "boom")
-            raise ToolFailed(chosen["fail"], message, chosen.get("data"))
-        return chosen
-
-    return give
-
-
-def claim(claims: list[Any], ask: Ask) -> Any:
-    """Rows of the n-th claim; bodies give nothing."""
-    if "r" in ask.iteration:
-        return {"status": "ok"}
-    number = int(ask.iteration[1:])
-    return {"rows": claims[number] if number < len(claims) else []}
-
-
-def chooser(order: Any) -> Any:
+def chooser(order: Any) -> Choose:
     """Which ready command finishes next: first, last, or iterations by list."""
     if order == "last":
         return lambda ready: ready[-1]
@@ -90,51 +52,63 @@ def chooser(order: Any) -> Any:
     return lambda ready: ready[0]
 
 
-def world_of(case: dict[str, Any]) -> World:
-    """The world of one entry."""
-    return World(
-        document(case["workflow"], "main", case.get("executor"), case.get("workload")),
-        answers={step: answer(spec) for step, spec in case.get("answers", {}).items()},
-        children={
-            path: document(text, path, case.get("child_executor"))
-            for path, text in case.get("children", {}).items()
-        },
-    )
-
-
 def assert_trace(found: list[str], wanted: list[str]) -> None:
     """Equal line by line; a wanted line may end in an ellipsis."""
     for one, other in zip(found, wanted, strict=False):
         if other.endswith("…"):
-            assert one.startswith(other[:-1])
+            assert one.startswith(other[:-1]), found
         else:
             assert one == other, f"{found}"
     assert len(found) == len(wanted), found
 
 
+EXPECTED = {
+    *("trace", "holds", "lacks", "result", "vars", "entered", "waited"),
+    *("runs", "asked"),
+}
+KNOWN = EXPECTED | {
+    *("name", "rules", "workflow", "workload", "request", "executor", "root"),
+    *("children", "child_executor", "child_root", "answers", "limits"),
+    *("order", "hold"),
+}
+
+
 @pytest.mark.parametrize("case", cases())
 def test_trace(case: dict[str, Any]) -> None:
     """What the drive writes, in order, is what the table says."""
-    world = world_of(case)
-    world.run(chooser(case.get("order")))
-    assert_trace(world.trace(), case["trace"])
+    assert not case.keys() - KNOWN
+    assert case.keys() & EXPECTED, "a case that expects nothing"
+    stage = Stage(case)
+    stage.run(chooser(case.get("order")))
+    if "trace" in case:
+        assert_trace(stage.trace(), case["trace"])
+    for line in case.get("holds", []):
+        assert any(one.startswith(line) for one in stage.trace()), stage.trace()
+    for line in case.get("lacks", []):
+        assert not any(one.startswith(line) for one in stage.trace()), stage.trace()
     if "result" in case:
-        assert world.result == case["result"]
+        assert stage.result == case["result"]
+    if "entered" in case:
+        assert stage.entered() == case["entered"]
+    if "waited" in case:
+        assert stage.world.now - EPOCH_S == pytest.approx(case["waited"], abs=0.2)
+    if "runs" in case:
+        assert [name for name, _ in stage.asked()] == case["runs"]
+    for name, wanted in case.get("asked", {}).items():
+        found = [config for one, config in stage.asked() if one == name]
+        got = [{key: one.get(key) for key in wanted} for one in found[:1]]
+        assert got == [wanted], found
+    variables = stage.world.state().ctx
+    for name, value in case.get("vars", {}).items():
+        assert variables.get(name, "(not set)") == value, variables
 
 
 @pytest.mark.parametrize("case", cases())
 def test_crash_before_every_decision_changes_nothing(case: dict[str, Any]) -> None:
-    """RT-DRV-8, RT-IDX-3: an owner that forgets all before each pass decides the same."""
-    calm = world_of(case)
+    """RT-DRV-8, RT-IDX-3, PB-502: an owner that forgets all decides the same."""
+    calm, shaken = Stage(case), Stage(case)
     calm.run(chooser(case.get("order")))
-    shaken = world_of(case)
-    choose = chooser(case.get("order"))
-    shaken.start()
-    shaken.settle()
-    while ready := shaken.open_commands():
-        shaken.finish(*choose(ready), twice=True)
-        shaken.crash()
-        shaken.settle()
+    shaken.run(chooser(case.get("order")), between=World.crash, times=2)
     ignore = ("CC", "CF")
     assert [one for one in shaken.trace() if not one.startswith(ignore)] == [
         one for one in calm.trace() if not one.startswith(ignore)
