@@ -168,7 +168,7 @@ def test_pb_041_an_entry_step_makes_start_unnecessary() -> None:
     assert load(text).entry == "go"
 
 
-def test_a_playbook_of_two_hundred_lines_is_parsed_within_a_tenth_of_a_second() -> None:
+def test_a_playbook_of_two_hundred_lines_is_parsed_within_a_quarter_second() -> None:
     """Parsing happens between two messages of an owner."""
     body = """
     - step: s%d
@@ -198,7 +198,7 @@ def test_a_playbook_of_two_hundred_lines_is_parsed_within_a_tenth_of_a_second() 
         began = time.process_time()
         assert parse(text).playbook is not None
         best = min(best, time.process_time() - began)
-    assert best < 0.1
+    assert best < 0.25
 
 
 def test_the_worked_example_of_the_language_is_parsed_without_findings() -> None:

@@ -35,9 +35,17 @@ def loop(*results: Any, form: str = "loop") -> StepResult:
 ROWS: Any = {"rows": [{"id": 1}, {"id": 2}], "row_count": 2}
 PIPE: Any = {"a": {"f": 1}, "b": {"f": 2}, "l": [3], "web": http({"user": 8})}
 NAMES: Any = {
-    **{"a": 1, "b": True, "word": "abcd", "list": [1, 2, 3], "zeros": "0042"},
-    **{"jsonish": "[1, 2]", "html": "<b>&'\"", "big": 12345678901234567890},
-    **{"nulls": NULLS, "none_value": None, "people": PEOPLE},
+    "a": 1,
+    "b": True,
+    "word": "abcd",
+    "list": [1, 2, 3],
+    "zeros": "0042",
+    "jsonish": "[1, 2]",
+    "html": "<b>&'\"",
+    "big": 12345678901234567890,
+    "nulls": NULLS,
+    "none_value": None,
+    "people": PEOPLE,
     "map": {"x": 1, "y": 2},
     "tricky": {"items": "key", "_id": 7},
     "nested": {"db": ROWS},
