@@ -33,10 +33,13 @@ class ToolLimits:
         http_body_bytes_max, output_bytes_max, rows_max, result_bytes_max: TL-LIM-04.
         sequence_runs_max: TL-TS-25.
         python_rss_mb_max: address space of a child that runs user code; 0 = none.
+        shell_rss_mb_max: address space of each process of a shell command; 0 = none.
+        processes_max: processes one call may have at once.
         python_children_max: warm child processes.
         pg_connections_max: TL-PG-12, of the whole worker.
         data_dir: files of tools live below it (TL-SEC-04).
         file_roots: further roots tools may read and write.
+        script_root: where relative scripts are found; empty = the data directory.
         http_deny_cidrs: TL-SEC-05.
         http_allow_cidrs: where given, the only addresses tools may call.
         server_url: this platform's own server; its internal API is closed to tools.
@@ -60,10 +63,13 @@ class ToolLimits:
     result_bytes_max: int = 64 << 20
     sequence_runs_max: int = 1_000_000
     python_rss_mb_max: int = 0
+    shell_rss_mb_max: int = 0
+    processes_max: int = 256
     python_children_max: int = 4
     pg_connections_max: int = 20
     data_dir: str = ".noetl/data"
     file_roots: tuple[str, ...] = ()
+    script_root: str = ""
     http_deny_cidrs: tuple[str, ...] = METADATA_CIDRS
     http_allow_cidrs: tuple[str, ...] = ()
     server_url: str = ""

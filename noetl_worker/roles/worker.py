@@ -15,6 +15,7 @@ from noetl_worker.roles.process import Process, open_bus, run_with_health
 from noetl_worker.settings import Settings
 from noetl_worker.wallet import RemoteSettings, RemoteWallet, WorkerKey
 from tools.contract import ToolLimits
+from tools.doors.groups import guard
 from tools.pipeline import Runner
 from tools.registry import Registry
 
@@ -30,12 +31,18 @@ def tool_limits(settings: Settings) -> ToolLimits:
         result_bytes_max=tools.result_bytes_max,
         sequence_runs_max=tools.sequence_runs_max,
         python_rss_mb_max=tools.python_rss_mb_max,
+        python_runs_max=tools.python_runs_max,
+        python_path=tools.python_path,
+        shell_rss_mb_max=tools.shell_rss_mb_max,
+        processes_max=tools.processes_max,
+        environment=tools.environment,
         python_children_max=tools.python_children_max,
         pg_connections_max=tools.pg_connections_max,
         pg_numeric_as_float=tools.pg_numeric_as == "float",
         pg_default_host="localhost" if tools.pg_default_localhost else "",
         data_dir=tools.data_dir,
         file_roots=tools.file_roots,
+        script_root=tools.script_root,
         http_deny_cidrs=tools.http_deny_cidrs,
         http_allow_cidrs=tools.http_allow_cidrs,
         http_trust_env=tools.http_trust_env,
@@ -48,6 +55,7 @@ async def run(process: Process) -> None:
     """Run commands until a signal."""
     settings = process.settings
     worker = settings.worker
+    guard()
     ids = SnowflakeIds(machine_number(settings.process.machine_id), process.clock.now)
     worker_id = worker.worker_id or f"{gethostname()}-{ids.mint()}"
     limits = tool_limits(settings)

@@ -308,6 +308,32 @@ class Tools:
     python_children_max: int = env(
         "NOETL_PYTHON_CHILDREN", 4, "warm child processes for user Python", "", SOME
     )
+    python_runs_max: int = env(
+        "NOETL_PYTHON_CHILD_RUNS",
+        1_000,
+        "runs after which a child is replaced",
+        "",
+        SOME,
+    )
+    python_path: str = env(
+        "PYTHON_PATH", "", "interpreter of user Python; else the worker's"
+    )
+    shell_rss_mb_max: int = env(
+        "NOETL_SHELL_MAX_RSS_MB",
+        0,
+        "memory of each process of a shell command; 0 = no limit",
+        "MB",
+        NOT_NEGATIVE,
+    )
+    processes_max: int = env(
+        "NOETL_TOOL_MAX_PROCESSES", 256, "processes of one tool call", "", SOME
+    )
+    path: str = env("PATH", "", "search path of a tool's process")
+    locale: str = env("LANG", "C.UTF-8", "locale of a tool's process")
+    timezone: str = env("TZ", "UTC", "time zone of a tool's process")
+    kubernetes: dict[str, str] = env(
+        "KUBERNETES_SERVICE_*", {}, "where a shell command finds the cluster"
+    )
     pg_connections_max: int = env(
         "NOETL_PG_MAX_CONNECTIONS", 20, "connections of all postgres tools", "", SOME
     )
@@ -350,6 +376,17 @@ class Tools:
     agent_modules: tuple[str, ...] = env(
         "NOETL_AGENT_ALLOWED_MODULES", (), "modules the agent tool may import"
     )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a tool's process sees of this one's environment (TL-SEC-06)."""
+        cluster = {
+            f"KUBERNETES_SERVICE_{name}": value
+            for name, value in self.kubernetes.items()
+            if name in ("HOST", "PORT")
+        }
+        named = {"PATH": self.path, "LANG": self.locale, "TZ": self.timezone}
+        return {name: text for name, text in named.items() if text} | cluster
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,14 @@ from msgspec.json import Decoder
 from state_builder.errors import LimitExceededError, NoetlError
 from state_builder.records import JSON, encode_json
 from tools.doors.files import remove_scratch
-from tools.doors.process import Capture, end_group, start
+from tools.doors.process import (
+    DISCARD_PAUSE_S,
+    Bounds,
+    Capture,
+    Census,
+    end_group,
+    start,
+)
 
 _HEAD: Final = 4
 _PIPE_READ: Final = 1 << 16
@@ -144,7 +151,14 @@ class _Outlet:
             self._loop.remove_reader(self._reader)
             return False
         self.capture.take(chunk)
+        if self.capture.truncated:
+            self._loop.remove_reader(self._reader)
+            self._loop.call_later(DISCARD_PAUSE_S, self._resume)
         return True
+
+    def _resume(self) -> None:
+        if self._open:
+            self._loop.add_reader(self._reader, self._read)
 
     def begin(self) -> None:
         """Forget what was said before."""
@@ -179,8 +193,10 @@ class Child:
         stdout: _Outlet,
         stderr: _Outlet,
         home: str,
+        processes_max: int,
     ) -> None:
         self._process = process
+        self._processes_max = processes_max
         self._wire = wire
         self._stdout = stdout
         self._stderr = stderr
@@ -195,14 +211,15 @@ class Child:
         env: Mapping[str, str],
         home: str,
         answer_bytes_max: int,
-        output_bytes_max: int,
+        bounds: Bounds,
     ) -> Child:
         """Start a program; ``argv`` is told the number of its control socket.
 
         ``home`` is a scratch directory the child works in and takes with it.
         """
         ours, theirs = socket.socketpair()
-        stdout, stderr = _Outlet(output_bytes_max), _Outlet(output_bytes_max)
+        limit = bounds.output_bytes_max
+        stdout, stderr = _Outlet(limit), _Outlet(limit)
         try:
             ours.setblocking(False)
             process = await start(
@@ -224,10 +241,11 @@ class Child:
             stdout.close_writer()
             stderr.close_writer()
         loop = asyncio.get_running_loop()
-        _, wire = await loop.create_unix_connection(
-            lambda: _Wire(answer_bytes_max), sock=ours
-        )
-        return cls(process, wire, stdout, stderr, home)
+        with anyio.CancelScope(shield=True):
+            _, wire = await loop.create_unix_connection(
+                lambda: _Wire(answer_bytes_max), sock=ours
+            )
+        return cls(process, wire, stdout, stderr, home, bounds.processes_max)
 
     async def ask(self, question: dict[str, JSON]) -> tuple[Answer, Capture, Capture]:
         """The answer, and what was printed meanwhile.
@@ -238,10 +256,13 @@ class Child:
         self._stderr.begin()
         self.runs += 1
         nonce = token_hex(8)
+        census = Census(self._process.pid, self._processes_max)
         try:
-            frame = await self._wire.ask(encode_json({"id": nonce, **question}))
+            with census:
+                frame = await self._wire.ask(encode_json({"id": nonce, **question}))
             answer = _decode_answer(frame)
         except ChildDiedError as died:
+            census.check()
             raise ChildDiedError(str(died), await self._code()) from None
         except (DecodeError, ValidationError) as error:
             raise ChildDiedError(f"its answer cannot be read: {error}") from error

@@ -12,18 +12,19 @@ from tools.errors import ToolCallError, configuration
 
 def roots(limits: ToolLimits) -> list[Path]:
     """Directories tools may read and write, symlinks resolved (TL-SEC-04)."""
-    return [Path(root).resolve() for root in (limits.data_dir, *limits.file_roots)]
+    given = (limits.data_dir, limits.script_root, *limits.file_roots)
+    return [Path(root).resolve() for root in given if root]
 
 
-def confined(path: str, limits: ToolLimits, *, field: str) -> Path:
-    """The real place of a path, relative ones below the data directory.
+def confined(path: str, limits: ToolLimits, *, field: str, base: str = "") -> Path:
+    """The real place of a path; a relative one is below ``base``, else the data.
 
     Raises ToolCallError of ``configuration`` naming ``field`` when it is outside.
     """
     if "\0" in path:
         raise configuration(f"{field}: a path cannot contain NUL")
     allowed = roots(limits)
-    place = (allowed[0] / path).resolve()
+    place = (Path(base or allowed[0]) / path).resolve()
     if not any(place.is_relative_to(root) for root in allowed):
         raise _outside(path, field)
     return place

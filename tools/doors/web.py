@@ -67,6 +67,7 @@ class WebRequest:
         headers: name → value, as the author spells names.
         multipart: parts of a multipart form; then ``content`` is not used.
         secret_headers: lower-case names that stay with the origin (TL-HT-08).
+        body_bytes_max: cap of the answer's body; 0 = the worker's.
     """
 
     method: str
@@ -79,6 +80,7 @@ class WebRequest:
     read_s: float = 30.0
     verify: bool = True
     follow_redirects: bool = True
+    body_bytes_max: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,10 @@ class WebResponse:
     body: bytes
     url: str
     elapsed_s: float
+
+    def header(self, name: str) -> str:
+        """The first header of that lower-case name, else an empty text."""
+        return next((value for known, value in self.headers if known == name), "")
 
 
 class Web:
@@ -144,7 +150,7 @@ class Web:
                 follow_redirects=False,
             )
             try:
-                return response, await self._read(response)
+                return response, await self._read(response, request)
             finally:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
@@ -173,9 +179,9 @@ class Web:
             extensions={"trace": self._guard(host)},
         )
 
-    async def _read(self, response: httpx.Response) -> bytes:
+    async def _read(self, response: httpx.Response, request: WebRequest) -> bytes:
         """The whole body, decompressed, within the cap (TL-LIM-04)."""
-        limit = self._limits.http_body_bytes_max
+        limit = request.body_bytes_max or self._limits.http_body_bytes_max
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length) > limit:
             raise _too_large(limit)

@@ -9,11 +9,12 @@ from typing import ClassVar, Final
 import anyio
 from anyio import to_thread
 
+from state_builder.errors import LimitExceededError
 from state_builder.records import JSON, ToolFailure, encode_json
 from state_builder.redact import mask_text
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.files import directory, make_scratch, remove_scratch
-from tools.doors.process import Finished, bare_environment, run
+from tools.doors.process import Finished, bare_environment, bounds_of, run
 from tools.errors import ToolCallError, configuration
 from tools.fields import (
     Fields,
@@ -94,7 +95,7 @@ class Shell(Tool):
                         [str(config["shell"]), "-c", str(entry)],
                         env=variables,
                         cwd=cwd,
-                        output_bytes_max=self._limits.output_bytes_max,
+                        bounds=bounds_of(self._limits, self._limits.shell_rss_mb_max),
                         capture=config["capture"] is True,
                     )
                 report.add(str(entry), finished, time.monotonic() - started)
@@ -102,6 +103,9 @@ class Shell(Tool):
                     break
         except TimeoutError:
             raise _late(limit) from None
+        except LimitExceededError as error:
+            failure = ToolFailure(kind="limit", code=error.limit, message=str(error))
+            raise ToolCallError(failure) from error
         finally:
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(remove_scratch, home)

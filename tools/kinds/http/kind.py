@@ -7,11 +7,12 @@ from urllib.parse import urlsplit
 
 from state_builder.records import JSON
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
+from tools.doors.statuses import failure_of
 from tools.doors.web import Part, Web, WebRequest
 from tools.errors import ToolCallError, configuration
 from tools.fields import Fields, map_of
 from tools.kinds.http.request import canonical
-from tools.kinds.http.response import data_of, failure_of, is_binary, text_of_body
+from tools.kinds.http.response import data_of, is_binary, text_of_body
 
 DEFAULT_TIMEOUT_S: Final = 30.0
 
@@ -58,7 +59,7 @@ class Http(Tool):
             return ToolResult(data=data, form="http", helpers=helpers)
         helpers["exit_code"] = 1
         raise ToolCallError(
-            failure_of(response), data=data, form="http", helpers=helpers
+            failure_of(response, source="http"), data=data, form="http", helpers=helpers
         )
 
     async def close(self) -> None:

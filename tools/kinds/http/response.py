@@ -1,18 +1,15 @@
-"""What an answer says: parsed body, readable headers, the error of its status."""
+"""What an answer says: parsed body, readable headers."""
 
 from __future__ import annotations
 
 import base64
 import re
-import time
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Final
 
 from msgspec import DecodeError
 from msgspec.json import decode as decode_json
 
-from state_builder.records import JSON, ToolFailure
+from state_builder.records import JSON
 from state_builder.redact import mask_url
 from tools.doors.web import WebResponse
 from tools.fields import Fields
@@ -23,14 +20,6 @@ _BINARY: Final = re.compile(
     re.IGNORECASE,
 )
 _CHARSET: Final = re.compile(r"charset=\"?([\w.:-]+)", re.IGNORECASE)
-
-_KINDS: Final[dict[int, tuple[str, bool]]] = {
-    401: ("auth", False),
-    403: ("auth", False),
-    404: ("not_found", False),
-    408: ("timeout", True),
-    429: ("rate_limit", True),
-}
 
 
 def data_of(response: WebResponse, wanted: str) -> Fields:
@@ -59,7 +48,7 @@ def headers_of(response: WebResponse) -> Fields:
 def is_binary(response: WebResponse, wanted: str) -> bool:
     """Whether the body is given as base64."""
     if wanted == "auto":
-        return _BINARY.match(_first(response, "content-type")) is not None
+        return _BINARY.match(response.header("content-type")) is not None
     return wanted == "binary"
 
 
@@ -82,49 +71,8 @@ def body_of(response: WebResponse, wanted: str) -> JSON:
 
 def text_of_body(response: WebResponse) -> str:
     """The body as text in its declared charset, else UTF-8; always possible."""
-    charset = _CHARSET.search(_first(response, "content-type"))
+    charset = _CHARSET.search(response.header("content-type"))
     try:
         return response.body.decode(charset[1] if charset else "utf-8-sig", "replace")
     except (LookupError, UnicodeError):
         return response.body.decode("utf-8", "replace")
-
-
-def failure_of(response: WebResponse) -> ToolFailure:
-    """The error of a status outside 2xx (TL-ERR-02, TL-HT-06)."""
-    status = response.status
-    server = status >= 500
-    kind, retryable = _KINDS.get(
-        status, ("server_error" if server else "client_error", server)
-    )
-    return ToolFailure(
-        kind=kind,
-        code=f"HTTP_{status}",
-        message=f"HTTP {status} {response.reason or _phrase(status)}".strip(),
-        retryable=retryable,
-        status_code=status,
-        retry_after=_retry_after(_first(response, "retry-after")),
-        source="http",
-    )
-
-
-def _first(response: WebResponse, name: str) -> str:
-    """The first header of that lower-case name, else an empty text."""
-    return next((value for known, value in response.headers if known == name), "")
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
-
-
-def _retry_after(value: str) -> float | None:
-    """Seconds, or an HTTP date; None for anything else."""
-    text = value.strip()
-    if text.isascii() and text.isdecimal() and len(text) <= 9:
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None

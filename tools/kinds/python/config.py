@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
-from typing import Final
 
 from state_builder.records import JSON
 from tools.errors import configuration
 from tools.fields import Fields, environment_of, map_of, text_of, texts_of, wrong
-
-SCRIPT_BYTES_MAX: Final = 10 << 20
-"""Size of a script (TL-PY-02)."""
+from tools.kinds.python.credentials import credentials_of
 
 
 def canonical(config: Fields) -> Fields:
@@ -20,6 +17,7 @@ def canonical(config: Fields) -> Fields:
     Raises ToolCallError of ``configuration`` naming the field.
     """
     assertion, deps = map_of(config, "assert"), map_of(config, "deps")
+    variables, files = credentials_of(config.get("auth"))
     result: Fields = {
         **_source(config),
         "input": map_of(config, "input"),
@@ -28,7 +26,8 @@ def canonical(config: Fields) -> Fields:
         "returns": list(texts_of(assertion, "returns", "assert.")),
         "packages": list(texts_of(deps, "packages", "deps.")),
         "sys_path": list(texts_of(deps, "sys_path", "deps.")),
-        "env": dict(environment_of(config)),
+        "env": {**variables, **environment_of(config)},
+        "files": dict(files),
     }
     for key, value in (
         ("venv_path", text_of(deps, "venv_path", "deps.")),
@@ -80,7 +79,9 @@ def _inline(script: JSON) -> str | None:
 def _decoded(encoded: JSON) -> str:
     try:
         if isinstance(encoded, str):
-            return b64decode(encoded, validate=False).decode("utf-8-sig")
+            return b64decode("".join(encoded.split()), validate=True).decode(
+                "utf-8-sig"
+            )
     except (binascii.Error, UnicodeDecodeError) as error:
         raise configuration(f"code_b64 is not base64 of a text: {error}") from error
     raise configuration("code_b64 must be a text")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -14,12 +16,17 @@ from state_builder.records import JSON, ToolFailure
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.child import Answer, Child, ChildDiedError, Children, Fault
 from tools.doors.files import confined, directory, make_scratch
-from tools.doors.process import Capture, bare_environment
+from tools.doors.process import Capture, bare_environment, bounds_of
+from tools.doors.scripts import load_script
+from tools.doors.web import Web
 from tools.errors import ToolCallError, configuration
-from tools.fields import Fields
-from tools.kinds.python.config import SCRIPT_BYTES_MAX, canonical
+from tools.fields import Fields, map_of
+from tools.kinds.python.config import canonical
 
 PROGRAM: Final = str(Path(__file__).with_name("child") / "__main__.py")
+
+_MAIN: Final = re.compile(r"(?<![\w.])def\s+main\s*\(([^()]*)")
+_PARAMETER: Final = re.compile(r"(?:^|,)\s*(\w+)")
 
 TRACEBACK_MAX: Final = 4096
 """Characters of a traceback in the outcome (TL-OUT-03)."""
@@ -34,7 +41,8 @@ class Python(Tool):
     kind: ClassVar[str] = "python"
 
     def __init__(self, limits: ToolLimits) -> None:
-        self._limits = limits
+        super().__init__(limits)
+        self._web = Web(limits)
         self._pools: dict[str, Children] = {}
 
     def validate(self, config: Fields) -> Fields:
@@ -47,13 +55,20 @@ class Python(Tool):
         if not isinstance(code, str):
             return frozenset(("variables", "workload"))
         wanted = {"workload"} if "workload" in code else set()
-        if "context" in code or "variables" in code:
+        given = map_of(config, "input")
+        if "context" in code or "variables" in code or _asks_beyond(code, given):
             wanted.add("variables")
         return frozenset(wanted)
 
     async def run(self, config: Fields, call: CallContext) -> ToolResult:
         """The result of the code (TL-PY-07), or its outputs."""
         question = self._question(config, call)
+        if "code" in config:
+            question["code"] = config["code"]
+        else:
+            question["code"] = await load_script(
+                map_of(config, "script"), self._limits, self._web
+            )
         pool = self._pool(str(config.get("python") or self._limits.python_path))
         try:
             answer, stdout, stderr = await pool.ask(question)
@@ -69,12 +84,12 @@ class Python(Tool):
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             await pool.close()
+        await self._web.close()
 
     def _question(self, config: Fields, call: CallContext) -> Fields:
         question: Fields = {
             "step": call.label or call.step,
             "execution_id": call.execution_id,
-            "code": config.get("code") or self._script(config["script"]),
             "input": config["input"],
             "variables": {
                 "execution_id": call.execution_id,
@@ -84,8 +99,8 @@ class Python(Tool):
             "workload": call.workload,
             "sys_path": self._paths(config),
         }
-        for key in ("libs", "expects", "returns", "packages", "env"):
-            if config[key]:
+        for key in ("libs", "expects", "returns", "packages", "env", "files"):
+            if config.get(key):
                 question[key] = config[key]
         if "cwd" in config:
             question["cwd"] = directory(str(config["cwd"]), self._limits, field="cwd")
@@ -109,30 +124,6 @@ class Python(Tool):
             paths.extend(str(place) for place in packages)
         return paths
 
-    def _script(self, script: JSON) -> str:
-        """The text of a script that has to be loaded (TL-PY-02)."""
-        assert isinstance(script, dict)
-        source = script.get("source")
-        kind = source.get("type") if isinstance(source, dict) else "file"
-        if kind != "file":
-            raise configuration(
-                f"script.source.type '{kind}' is not available in this build "
-                "(known: inline, file)"
-            )
-        uri = script.get("uri")
-        if not isinstance(uri, str) or not uri:
-            raise configuration("script.uri: a file script needs the path of a file")
-        place = confined(uri.removeprefix("file://"), self._limits, field="script.uri")
-        try:
-            with place.open("rb") as file:
-                data = file.read(SCRIPT_BYTES_MAX + 1)
-            text = data.decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise configuration(f"script.uri: cannot read '{uri}': {error}") from error
-        if len(data) > SCRIPT_BYTES_MAX:
-            raise configuration(f"script.uri: more than {SCRIPT_BYTES_MAX:,} bytes")
-        return text
-
     def _pool(self, interpreter: str) -> Children:
         pool = self._pools.get(interpreter)
         if pool is None:
@@ -152,8 +143,19 @@ class Python(Tool):
             env=bare_environment(limits.environment, home),
             home=home,
             answer_bytes_max=limits.result_bytes_max,
-            output_bytes_max=limits.output_bytes_max,
+            bounds=bounds_of(limits, 0),
         )
+
+
+def _asks_beyond(code: str, given: Fields) -> bool:
+    """Whether ``main`` has parameters that the input does not give (TL-PY-08)."""
+    return not _parameters(code) <= given.keys()
+
+
+@lru_cache(maxsize=512)
+def _parameters(code: str) -> frozenset[str]:
+    found = (_PARAMETER.findall(main) for main in _MAIN.findall(code))
+    return frozenset(name for names in found for name in names)
 
 
 def _died(died: ChildDiedError) -> ToolCallError:

@@ -23,6 +23,8 @@ def prepare(request: dict[str, Any]) -> None:
     """Paths, environment and working directory of a run; its libraries exist."""
     sys.path[:0] = request.get("sys_path") or []
     os.environ.update(request.get("env") or {})
+    for variable, text in (request.get("files") or {}).items():
+        os.environ[variable] = private_file(variable.lower(), text)
     if request.get("cwd"):
         os.chdir(request["cwd"])
     missing = [
@@ -31,6 +33,19 @@ def prepare(request: dict[str, Any]) -> None:
     if missing:
         raise Misuse(f"input lacks what the code expects: {', '.join(missing)}")
     request["modules"] = libraries(request)
+
+
+def private_file(name: str, text: str) -> str:
+    """A file that only this user reads; gone with the run's directory."""
+    path = os.path.join(os.getcwd(), name)
+    with open(path, "w", encoding="utf-8", opener=opened_privately) as file:
+        file.write(text)
+    return path
+
+
+def opened_privately(path: str, flags: int) -> int:
+    """A descriptor of a file with mode 0600."""
+    return os.open(path, flags, 0o600)
 
 
 def libraries(request: dict[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import ctypes
 import os
 import shutil
 import signal
 import sys
 import threading
+
+SET_SUBREAPER = 36
 
 HANDLED_SIGNALS = (
     signal.SIGTERM,
@@ -34,7 +37,12 @@ class Baseline:
         self.recursion = sys.getrecursionlimit()
 
     def flush(self) -> None:
-        """Send what was printed on its way, also what printed into other streams."""
+        """Mend what we need ourselves, and send what was printed on its way."""
+        names = vars(builtins)
+        if names != self.builtins:
+            # Between these two lines there is no vars() either.
+            names.clear()
+            names.update(self.builtins)
         sys.stdin, sys.stdout, sys.stderr = self.streams
         for stream in (sys.stdout, sys.stderr):
             if not stream.closed:
@@ -48,9 +56,6 @@ class Baseline:
         if dict(os.environ) != self.environ:
             os.environ.clear()
             os.environ.update(self.environ)
-        if vars(builtins) != self.builtins:
-            vars(builtins).clear()
-            vars(builtins).update(self.builtins)
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in zip(HANDLED_SIGNALS, self.handlers, strict=True):
             if signal.getsignal(number) is not handler:
@@ -84,3 +89,9 @@ def limit_memory(size: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever a run leaves behind, so that it is seen."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_SUBREAPER, 1, 0, 0, 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 from .names import Misuse, bound, names_for, prepare
 from .outcome import as_json, check_keys, described, exit_code
-from .process import Baseline, limit_memory
+from .process import Baseline, adopt_orphans, limit_memory
 from .program import RETURN, Program
 
 CACHED_CODES = 256
@@ -139,6 +139,7 @@ def main(argv: list[str]) -> None:
         stream.reconfigure(  # type: ignore[union-attr]
             encoding="utf-8", errors="backslashreplace", line_buffering=True
         )
+    adopt_orphans()
     if int(argv[1]):
         limit_memory(int(argv[1]))
     serve(control)
