@@ -34,6 +34,13 @@ from state_builder.records import JSON, TERMINAL_STATUS, encode_json
 
 Answer = dict[str, JSON]
 
+
+class ServerAwayError(UnavailableError):
+    """Nobody answers at the server's address."""
+
+    code = "server_away"
+
+
 _ERRORS: Final[dict[int, type[NoetlError]]] = {
     401: RefusedError,
     403: RefusedError,
@@ -171,6 +178,10 @@ class NoetlClient:
         """Live status (RT-EXN-4)."""
         return await self._object("GET", _execution(execution_id, "status"))
 
+    async def why(self, execution_id: str) -> Answer:
+        """What an execution waits for, and what was decided last."""
+        return await self._object("GET", _execution(execution_id, "why"))
+
     async def events(self, execution_id: str, **query: str | int) -> Answer:
         """A page of events, newest first."""
         return await self._object(
@@ -251,6 +262,30 @@ class NoetlClient:
                 pass
             await anyio.sleep(_AGAIN_S)
 
+    async def export(self, execution_id: str) -> AsyncIterator[bytes]:
+        """The lines of an execution's transcript; one that breaks off has no end.
+
+        Raises NotFoundError, UnavailableError.
+        """
+        path = _execution(execution_id, "export")
+        try:
+            async with self._http.stream("GET", path) as response:
+                if response.status_code != HTTPStatus.OK:
+                    await response.aread()
+                    raise _error(response)
+                async for line in response.aiter_lines():
+                    yield line.encode() + b"\n"
+        except httpx.ConnectError as error:
+            raise self._away(error) from error
+        except httpx.TransportError as error:
+            raise UnavailableError(
+                f"server {self._url} broke off: {error or type(error).__name__}"
+            ) from error
+
+    def _away(self, error: Exception) -> ServerAwayError:
+        told = str(error) or type(error).__name__
+        return ServerAwayError(f"server {self._url} cannot be reached: {told}")
+
     async def _stream_once(
         self, execution_id: str, after: str
     ) -> AsyncIterator[StreamEvent | None]:
@@ -317,9 +352,7 @@ class NoetlClient:
                 method, path, content=content, params=query, headers=_JSON_HEADERS
             )
         except httpx.TransportError as error:
-            raise UnavailableError(
-                f"server {self._url} cannot be reached: {error or type(error).__name__}"
-            ) from error
+            raise self._away(error) from error
 
 
 class RemoteCatalog:

@@ -9,7 +9,7 @@ A record is the very bytes that were appended. Nothing here decides or folds.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import DecodeError, Raw, Struct, ValidationError, field
 from msgspec.json import Decoder
@@ -17,7 +17,7 @@ from msgspec.json import Decoder
 from state_builder.errors import InvalidError
 from state_builder.ids import event_id
 from state_builder.ports import CatalogEntry, LogMessage
-from state_builder.records import GENESIS, Event, Genesis, encode_json
+from state_builder.records import GENESIS, TERMINAL_STATUS, Event, Genesis, encode_json
 
 FORMAT: Final = "noetl-transcript"
 FORMAT_VERSION: Final = 1
@@ -29,6 +29,9 @@ class TranscriptError(InvalidError):
     code = "transcript"
 
 
+Source = Literal["log", "rows"]
+
+
 class Head(Struct, frozen=True, kw_only=True, tag_field="line", tag="head"):
     """The first line.
 
@@ -36,6 +39,8 @@ class Head(Struct, frozen=True, kw_only=True, tag_field="line", tag="head"):
         through: sequence of the log up to which it was read.
         shard, shard_count: where the execution lives, for the ids of its children.
         limits: fields of ``DriveLimits`` that differ from the defaults, if known.
+        source: ``rows`` when the log was trimmed and records were made again from the
+            database: their meaning is the same, their bytes may not be.
     """
 
     format: str
@@ -46,6 +51,7 @@ class Head(Struct, frozen=True, kw_only=True, tag_field="line", tag="head"):
     shard: int = 0
     shard_count: int = 1
     limits: dict[str, int] = field(default_factory=dict)
+    source: Source = "log"
 
 
 class PlaybookLine(Struct, frozen=True, kw_only=True, tag_field="line", tag="playbook"):
@@ -58,10 +64,18 @@ class PlaybookLine(Struct, frozen=True, kw_only=True, tag_field="line", tag="pla
     content: str
 
 
-class RecordLine(Struct, frozen=True, kw_only=True, tag_field="line", tag="record"):
+class RecordLine(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    tag_field="line",
+    tag="record",
+):
     """One record of the log.
 
     Attributes:
+        generation: of the log, where it is not the head's.
         sequence: of its message; records of one message were stored together.
         index: place of its first event in the message.
         stored_at: when the broker stored it, Unix seconds.
@@ -72,6 +86,7 @@ class RecordLine(Struct, frozen=True, kw_only=True, tag_field="line", tag="recor
     index: int
     stored_at: float
     record: Raw
+    generation: int | None = None
 
 
 class End(Struct, frozen=True, kw_only=True, tag_field="line", tag="end"):
@@ -153,6 +168,19 @@ class Gathering:
         self.wanted = {execution_id}
         self.records = 0
         self._entries: set[str] = set()
+        self._ended: set[str] = set()
+
+    @property
+    def over(self) -> bool:
+        """Everything that was begun has ended."""
+        return self.wanted == self._ended
+
+    def add(self, line: RecordLine) -> list[str]:
+        """A record that was found elsewhere; catalog ids not heard of before."""
+        entries: list[str] = []
+        self._is_wanted(_record.decode(line.record), entries)
+        self.records += 1
+        return entries
 
     def take(self, message: LogMessage) -> tuple[list[str], list[RecordLine]]:
         """Catalog ids not heard of before, and the lines of one message.
@@ -186,6 +214,8 @@ class Gathering:
     def _is_wanted(self, record: _Record, entries: list[str]) -> bool:
         first = record.events[0]
         known = record.execution_id in self.wanted
+        if known and any(event.type in TERMINAL_STATUS for event in record.events):
+            self._ended.add(record.execution_id)
         if first.type != GENESIS or not first.context:
             return known
         try:
@@ -269,13 +299,14 @@ def _logged(line: RecordLine, head: Head, number: int) -> LoggedRecord:
         raise TranscriptError(f"line {number}: not a record: {error}") from error
     if not record.events:
         raise TranscriptError(f"line {number}: a record without events")
+    generation = head.generation if line.generation is None else line.generation
     return LoggedRecord(
         execution_id=record.execution_id,
         sequence=line.sequence,
         stored_at=line.stored_at,
         events=record.events,
         ids=[
-            event_id(head.generation, line.sequence, line.index + offset)
+            event_id(generation, line.sequence, line.index + offset)
             for offset in range(len(record.events))
         ],
         data=data,

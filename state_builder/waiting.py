@@ -7,65 +7,14 @@ drive has a fault, and the answer says so.
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Final, Literal
-
-from msgspec import Struct
+from typing import Final
 
 from state_builder.arcs import Plan, blockers
-from state_builder.records import timestamp
 from state_builder.state import LoopRun, OpenCommand, State
+from state_builder.wait import LastDecision, Wait, command_wait, timer_wait
 
 COMMANDS_NAMED_MAX: Final = 50
 """Open commands named one by one; the rest is a number."""
-
-QUEUED_AFTER_S: Final = 1.0
-"""A running command is announced after 250 ms (RT-EVT-6); one that is not announced
-well after that has no worker."""
-
-
-class Wait(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing an execution waits for.
-
-    Attributes:
-        kind: ``command`` (a worker), ``callback`` (from outside), ``child``, ``timer``,
-            ``join`` (other branches), ``loop`` (a summary of its commands), ``owner``
-            (a decision under way), ``nothing`` (a fault of ours).
-        text: the same as a sentence.
-        since: when it began to wait, or for a timer when it fires, RFC 3339.
-        starts: ``command.started`` seen without a result: deliveries that ran.
-        blocked_by: live steps a join waits for.
-    """
-
-    kind: Literal[
-        "command", "callback", "child", "timer", "join", "loop", "owner", "nothing"
-    ]
-    text: str
-    step: str = ""
-    command_id: str = ""
-    iteration: str = ""
-    pool: str = ""
-    worker: str = ""
-    child: str = ""
-    timer: str = ""
-    since: str = ""
-    starts: int = 0
-    arrived_from: tuple[str, ...] = ()
-    blocked_by: tuple[str, ...] = ()
-
-
-class LastDecision(Struct, frozen=True, kw_only=True):
-    """The last thing the drive wrote that can still be told from the state.
-
-    Attributes:
-        event: id of the newest event it wrote.
-        cause: id of the event that led to it; 0 when the state does not tell.
-    """
-
-    text: str
-    event: int
-    cause: int = 0
-    step: str = ""
 
 
 def waits(state: State, plan: Plan | None, now: float) -> list[Wait]:
@@ -79,12 +28,13 @@ def waits(state: State, plan: Plan | None, now: float) -> list[Wait]:
         return []
     found = _loops(state)
     named = list(state.commands.items())[:COMMANDS_NAMED_MAX]
-    found += [_command(command_id, command, now) for command_id, command in named]
+    found += [command_wait(command_id, command, now) for command_id, command in named]
     more = len(state.commands) - len(named)
     if more:
         found.append(Wait(kind="command", text=f"{more:,} further open commands"))
     found += [
-        _timer(state, name, due, now) for name, due in sorted(state.timers.items())
+        timer_wait(name, due, now, step=_step_of(state, name))
+        for name, due in sorted(state.timers.items())
     ]
     found += _joins(state, plan)
     if not found:
@@ -161,79 +111,11 @@ def _progress(loop: LoopRun) -> str:
     return f"{done:,} of {loop.total:,} iterations done{failed}, {loop.open:,} open"
 
 
-def _command(command_id: str, command: OpenCommand, now: float) -> Wait:
-    where = f"step '{command.step}'"
-    if command.iteration:
-        where += f", iteration {command.iteration}"
-    since = command.started_at or command.issued_at
-    ago = span(now - _unix(since, now))
-    if command.child:
-        kind: Literal["child", "callback", "command"] = "child"
-        text = f"{where} waits for its child execution {command.child}, for {ago}"
-    elif command.parked:
-        kind = "callback"
-        text = f"{where} is parked for {ago}: a call-back from outside must end it"
-    else:
-        kind = "command"
-        text = f"{where}: command {command_id} {_whereabouts(command, now, ago)}"
-    return Wait(
-        kind=kind,
-        step=command.step,
-        command_id=command_id,
-        iteration=command.iteration,
-        pool=command.pool,
-        worker=command.worker,
-        child=command.child,
-        since=since,
-        starts=command.starts,
-        text=text,
-    )
-
-
-def _whereabouts(command: OpenCommand, now: float, ago: str) -> str:
-    pool = command.pool or "shared"
-    if command.starts == 1:
-        return f"is running on worker {command.worker} for {ago} (pool {pool})"
-    if command.starts:
-        return (
-            f"is running on worker {command.worker} for {ago} (pool {pool}); it was "
-            f"started {command.starts} times, so workers were lost with it"
-        )
-    if now - _unix(command.issued_at, now) < QUEUED_AFTER_S:
-        return f"was issued {ago} ago to pool {pool}"
-    return (
-        f"was issued {ago} ago and no worker of pool {pool} has said that it runs: "
-        "are there workers for this pool, and are their slots free?"
-    )
-
-
-_TIMERS: Final = {
-    "duration": "its time limit",
-    "timeout": "the time its child has",
-    "repeat": "the next attempt",
-}
-
-
-def _step_of(state: State, command_id: str) -> str:
+def _step_of(state: State, timer: str) -> str:
+    """The step whose command a timer belongs to, if any."""
+    command_id = timer.partition(":")[2]
     found = state.commands.get(command_id) or state.repeats.get(command_id)
     return found.step if found else ""
-
-
-def _timer(state: State, name: str, due: float, now: float) -> Wait:
-    word, _, command = name.partition(":")
-    step = command and _step_of(state, command)
-    of = f"step '{step}'" if step else "the execution"
-    what = _TIMERS.get(word, f"timer {name}")
-    left = due - now
-    when = f"in {span(left)}" if left > 0 else f"{span(-left)} ago, about to fire"
-    return Wait(
-        kind="timer",
-        step=step,
-        command_id=command,
-        timer=name,
-        since=timestamp(due),
-        text=f"{of}: {what} fires at {timestamp(due)} ({when})",
-    )
 
 
 def _joins(state: State, plan: Plan | None) -> list[Wait]:
@@ -284,23 +166,3 @@ def _nothing(state: State) -> Wait:
     return Wait(
         kind="nothing", text="nothing is open and it has not ended: please report this"
     )
-
-
-def span(seconds: float) -> str:
-    """A span of time for people."""
-    if seconds < 1:
-        return f"{max(0.0, seconds) * 1000:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = int(seconds) // 60
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} days"
-
-
-def _unix(at: str, fallback: float) -> float:
-    try:
-        return datetime.fromisoformat(at).timestamp()
-    except ValueError:
-        return fallback

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
+import anyio
 from cyclopts import Parameter
 from msgspec import to_builtins
 
 from noetl_worker.cli.exits import ExitCode
-from noetl_worker.cli.options import AsJson
+from noetl_worker.cli.inspect import newest
+from noetl_worker.cli.options import AsJson, ServerUrl, connect
+from noetl_worker.cli.progress import Progress, StepProgress
 from noetl_worker.cli.register import checked_text
-from noetl_worker.cli.screen import line, put_json, show
-from state_builder.playbook import FlowNode, document_schema, load, mermaid, tree
+from noetl_worker.cli.screen import STYLES, duration, line, put_json, show
+from state_builder.playbook import (
+    FlowNode,
+    Playbook,
+    document_schema,
+    load,
+    mermaid,
+    tree,
+)
 from state_builder.records import JSON
 
 if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
+
+EVENTS_MAX = 100_000
+"""Events of an execution that are read for its picture."""
 
 AsMermaid = Annotated[
     bool,
@@ -30,22 +44,63 @@ AsMermaid = Annotated[
 ]
 
 
-def graph(file: Path, /, *, as_mermaid: AsMermaid = False, json: AsJson = False) -> int:
+def graph(
+    target: str,
+    /,
+    *,
+    as_mermaid: AsMermaid = False,
+    json: AsJson = False,
+    server: ServerUrl = "",
+) -> int:
     """Show the steps of a playbook and the ways between them.
+
+    Of an execution, each step comes with its state, its visits and the time it took.
+
+    Try:
+
+        noetl graph examples/orders/playbook.yaml
+        noetl graph 7423 --mermaid
 
     Parameters
     ----------
-    file
-        The playbook.
+    target
+        A playbook file, or the id of an execution.
     """
-    playbook = load(checked_text(file))
-    if json:
-        put_json(cast(JSON, to_builtins(tree(playbook))))
-    elif as_mermaid:
-        line(mermaid(playbook).rstrip("\n"))
+    progress = Progress()
+    if target.isdecimal() and not Path(target).exists():
+        playbook, progress = anyio.run(_executed, target, server)
     else:
-        show(_branch(tree(playbook)))
+        playbook = load(checked_text(Path(target)))
+    states = {name: _told(step, progress) for name, step in progress.steps.items()}
+    if json:
+        shown = cast(dict[str, JSON], to_builtins(tree(playbook)))
+        put_json({**shown, "states": cast(JSON, states)} if states else shown)
+    elif as_mermaid:
+        line(mermaid(playbook, states).rstrip("\n"))
+    else:
+        show(_branch(tree(playbook), states))
     return ExitCode.OK
+
+
+async def _executed(execution_id: str, server: str) -> tuple[Playbook, Progress]:
+    """The playbook an execution runs, and how far it is."""
+    progress = Progress()
+    async with connect(server) as client:
+        status = await client.status(execution_id)
+        found = await client.resource(catalog_id=str(status["catalog_id"]))
+        for event in reversed(await newest(client, execution_id, EVENTS_MAX)):
+            progress.apply(event)
+    return load(str(found["content"])), progress
+
+
+def _told(step: StepProgress, progress: Progress) -> str:
+    """State and time of a step; a state Mermaid knows the looks of comes first."""
+    told = step.status.lower()
+    if step.visits > 1:
+        told += f" ×{step.visits}"
+    if step.visits and progress.last is not None:
+        told += f" {duration(step.duration_s(progress.last))}"
+    return told
 
 
 def schema() -> int:
@@ -54,16 +109,16 @@ def schema() -> int:
     return ExitCode.OK
 
 
-def _branch(node: FlowNode, condition: str = "") -> Tree:
+def _branch(node: FlowNode, states: Mapping[str, str], condition: str = "") -> Tree:
     from rich.tree import Tree
 
-    made = Tree(_label(node, condition))
+    made = Tree(_label(node, states, condition))
     for arc in node.arcs:
-        made.children.append(_branch(arc.target, arc.condition))
+        made.children.append(_branch(arc.target, states, arc.condition))
     return made
 
 
-def _label(node: FlowNode, condition: str) -> Text:
+def _label(node: FlowNode, states: Mapping[str, str], condition: str) -> Text:
     from rich.text import Text
 
     label = Text()
@@ -77,6 +132,8 @@ def _label(node: FlowNode, condition: str) -> Text:
     for part in (what, node.loop, node.calls):
         if part:
             label.append(f"  {part}", "cyan" if part == what else "magenta")
+    if state := states.get(node.step):
+        label.append(f"  {state}", STYLES.get(state.partition(" ")[0].upper(), ""))
     if node.inclusive:
         label.append("  every way that holds", "dim")
     return label

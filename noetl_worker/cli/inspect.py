@@ -14,6 +14,7 @@ from noetl_worker.cli.screen import (
     STYLES,
     duration,
     line,
+    note,
     pretty,
     put_json,
     show,
@@ -31,7 +32,9 @@ Limit = Annotated[
 ]
 
 
-def status(execution_id: str, *, json: AsJson = False, server: ServerUrl = "") -> int:
+def status(
+    execution_id: str, /, *, json: AsJson = False, server: ServerUrl = ""
+) -> int:
     """Show how an execution stands.
 
     Parameters
@@ -71,6 +74,7 @@ def status(execution_id: str, *, json: AsJson = False, server: ServerUrl = "") -
 
 def events(
     execution_id: str,
+    /,
     *,
     limit: Limit = 200,
     type_: Annotated[str, Parameter("--type", help="Only events of this type.")] = "",
@@ -87,7 +91,7 @@ def events(
         The newest so many.
     """
     eid = _id(execution_id)
-    found = _ask(server, lambda client: _newest(client, eid, limit, type_))
+    found = _ask(server, lambda client: newest(client, eid, limit, type_))
     found.reverse()
     if json:
         put_json(cast(JSON, found))
@@ -140,6 +144,9 @@ def list_(
     if json:
         put_json(cast(JSON, found))
         return ExitCode.OK
+    if not found:
+        note("nothing found")
+        return ExitCode.OK
     for row in found:
         row["duration"] = _spent(row)
     rows = table(name.removesuffix("_id") for name in columns)
@@ -152,6 +159,7 @@ def list_(
 
 def cancel(
     execution_id: str,
+    /,
     *,
     reason: Annotated[str, Parameter(help="Kept with the execution.")] = "",
     cascade: Annotated[
@@ -176,7 +184,49 @@ def cancel(
     return ExitCode.OK
 
 
-async def _newest(client: NoetlClient, eid: str, limit: int, type_: str) -> list[Row]:
+def why(execution_id: str, /, *, json: AsJson = False, server: ServerUrl = "") -> int:
+    """Explain why an execution is not finished.
+
+    Names every command, child, call-back, timer and join it waits for, and the last
+    decision with the event that led to it.
+
+    Parameters
+    ----------
+    execution_id
+        Which one.
+    """
+    eid = _id(execution_id)
+    found = _ask(server, lambda client: client.why(eid))
+    if json:
+        put_json(found)
+        return ExitCode.OK
+    line(f"execution {eid} of {found.get('path')}: {found.get('status')}")
+    waiting = cast(list[Row], found.get("waiting") or [])
+    for wait in waiting:
+        line(f"  {wait.get('kind')}: {wait.get('text')}")
+    if not waiting:
+        line(f"  {found.get('summary')}")
+    decision = cast(Row, found.get("last_decision") or {})
+    if decision:
+        line(f"last decision: {decision.get('text')}{_because(decision)}")
+    line(
+        f"as of event {found.get('as_of_event_id')}, told by the {found.get('source')}"
+    )
+    return ExitCode.OK
+
+
+def _because(decision: Row) -> str:
+    cause = cast(Row, decision.get("cause") or {})
+    if not cause:
+        return f" (event {decision.get('event_id')})"
+    step = f" of step '{cause['step']}'" if cause.get("step") else ""
+    what = cause.get("event_type") or "an event"
+    return f"\n  because of {what}{step} (event {cause.get('event_id')})"
+
+
+async def newest(
+    client: NoetlClient, eid: str, limit: int, type_: str = ""
+) -> list[Row]:
     """The newest ``limit`` events, newest first, page by page."""
     found: list[Row] = []
     size = max(10, min(limit, EVENTS_PAGE))

@@ -25,6 +25,10 @@ errors; 2 wrong arguments or settings; 3 invalid document; 4 not found; 5 server
 stack away; 6 CANCELLED; 7 refused; 130 Ctrl-C (what was started goes on).
 """
 
+SERVER_HINT = (
+    "`noetl dev` starts one on this machine; --server or NOETL_SERVER_URL names another"
+)
+
 COMMANDS = (
     ("Run", "dev", "dev:dev", "Run everything on this machine: servers and roles."),
     ("Run", "run", "run:run", "Register a playbook file, run it, show its progress."),
@@ -34,6 +38,9 @@ COMMANDS = (
     ("Run", "credential", "credential:credential", "Store what tools sign in with."),
     ("Look", "status", "inspect:status", "Show how an execution stands."),
     ("Look", "events", "inspect:events", "Show what happened in an execution."),
+    ("Look", "why", "inspect:why", "Explain why an execution is not finished."),
+    ("Look", "export", "replaying:export", "Write an execution's log as JSON lines."),
+    ("Look", "replay", "replaying:replay", "Fold an execution's log again."),
     ("Look", "list", "inspect:list_", "List executions, or playbooks."),
     ("Write", "test", "rehearsing:test", "Run playbooks on scripted tools."),
     ("Write", "lint", "register:lint", "Check playbook files without a server."),
@@ -56,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are on standard error."""
-    from noetl_worker.cli.screen import complain
+    from noetl_worker.cli.screen import complain, note
 
     try:
         if len(arguments) == 1 and arguments[0] in ROLES:
@@ -69,6 +76,8 @@ def run(arguments: Sequence[str]) -> int:
     except (NoetlError, ExceptionGroup) as raised:
         error = _of_ours(raised)
         complain(str(error))
+        if error.code == "server_away":
+            note(SERVER_HINT)
         return exit_code_of(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

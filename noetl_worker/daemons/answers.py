@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import cast
 
 import anyio
 import structlog
+from msgspec import to_builtins
 from msgspec.json import decode as decode_json
 
 from noetl_worker.daemons.owner import OwnedShard, Owner
@@ -18,6 +20,7 @@ from state_builder.errors import FencedError, UnavailableError
 from state_builder.ports import Clock, EventLog, Signals
 from state_builder.records import JSON, Event, Record, timestamp
 from state_builder.state import OpenCommand, State
+from state_builder.waiting import last_decision, waits
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +32,9 @@ FOLD_WAIT_S = 2.0
 
 LINEAGE_MAX = 64
 """Playbooks inside each other are bounded well below this."""
+
+OPEN_NAMED_MAX = 1000
+"""Open commands of one step that are named in an answer."""
 
 STARTS_MAX = 4
 """Starts without a result that are allowed; in place of the next comes ``poison``."""
@@ -83,11 +89,23 @@ class Answers:
         if not await self._confirm(owned):
             return None
         eid = str(question.get("execution_id"))
-        if question.get("kind") == "circumstances":
+        kind = question.get("kind")
+        if kind == "circumstances":
             return circumstances_of(owned, eid, str(question.get("command_id")))
-        if question.get("kind") == "command":
+        if kind == "command":
             return await self._obsolete(owned, eid, str(question.get("command_id")))
-        return status_of(owned, eid)
+        state = owned.index.find(eid)
+        if state is None or state.genesis is None:
+            return None
+        if kind == "open":
+            return open_commands(state, str(question.get("step")))
+        told = status_of(state, owned.index.position)
+        now = self._ports.clock.now()
+        plan = self._owner.plan_of(state)
+        told["waiting"] = cast(JSON, to_builtins(waits(state, plan, now)))
+        if kind == "why":
+            told["last_decision"] = cast(JSON, to_builtins(last_decision(state)))
+        return told
 
     async def _confirm(self, owned: OwnedShard) -> bool:
         now = self._ports.clock.monotonic()
@@ -169,17 +187,15 @@ def circumstances_of(owned: OwnedShard, eid: str, command_id: str) -> dict[str, 
     }
 
 
-def status_of(owned: OwnedShard, eid: str) -> dict[str, JSON] | None:
-    """The live status of an execution, None when this shard does not know it."""
-    state = owned.index.find(eid)
-    if state is None or state.genesis is None:
-        return None
+def status_of(state: State, position: int) -> dict[str, JSON]:
+    """The live status of an execution as folded up to a position of the log."""
+    assert state.genesis is not None
     steps = state.steps
     done = [name for name, step in steps.items() if step.status == "completed"]
     failed = [name for name, step in steps.items() if step.status == "failed"]
     running = [name for name, step in steps.items() if step.active is not None]
     return {
-        "execution_id": eid,
+        "execution_id": state.execution_id,
         "path": state.genesis.path,
         "catalog_id": state.genesis.catalog_id,
         "version": state.genesis.version,
@@ -197,39 +213,15 @@ def status_of(owned: OwnedShard, eid: str) -> dict[str, JSON] | None:
         "last_event_type": state.last_type,
         "last_event_id": str(state.head.event_id),
         "event_count": state.head.count,
-        "sequence": owned.index.position,
-        "waiting": waiting_for(state),
+        "sequence": position,
     }
 
 
-def waiting_for(state: State) -> list[JSON]:
-    """What an open execution waits for, each thing by name."""
-    found: list[JSON] = []
-    for command_id, command in state.commands.items():
-        kind = "child" if command.child else "callback" if command.parked else "command"
-        found.append(
-            {
-                "kind": kind,
-                "step": command.step,
-                "command_id": command_id,
-                "iteration": command.iteration or None,
-                "since": command.started_at or command.issued_at,
-                "pool": command.pool or None,
-                "starts": command.starts,
-                "worker": command.worker or None,
-                "child": command.child or None,
-            }
-        )
-    for name, due in state.timers.items():
-        found.append({"kind": "timer", "timer": name, "due": timestamp(due)})
-    for name in state.live:
-        step = state.steps[name]
-        if step.tokens and step.active is None:
-            found.append(
-                {
-                    "kind": "join",
-                    "step": name,
-                    "arrived_from": [token.origin for token in step.tokens],
-                }
-            )
-    return found
+def open_commands(state: State, step: str) -> dict[str, JSON]:
+    """The open commands of a step, parked ones too; all a call-back may mean."""
+    found: list[JSON] = [
+        command_id
+        for command_id, command in state.commands.items()
+        if command.step == step and not command.child
+    ]
+    return {"count": len(found), "commands": found[:OPEN_NAMED_MAX]}

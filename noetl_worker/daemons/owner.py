@@ -19,12 +19,14 @@ import structlog
 from anyio.abc import TaskGroup
 
 from noetl_worker.daemons.playbooks import Playbooks
+from state_builder.arcs import Plan
 from state_builder.drive import ChildNeed, Decision, DriveLimits, Turn, decide
 from state_builder.errors import FencedError, LimitExceededError, UnavailableError
 from state_builder.ids import Shard
 from state_builder.index import Entry, ShardIndex
 from state_builder.ports import Clock, EventLog, LogMessage, Observer, Signals
 from state_builder.records import JSON, Event, Record, decode_lease, timestamp
+from state_builder.state import State
 
 log = structlog.get_logger(__name__)
 
@@ -152,6 +154,12 @@ class Owner:
             self._arm(owned, entry)
             if not entry.unread:
                 self.drive(owned, entry)
+
+    def plan_of(self, state: State) -> Plan | None:
+        """The graph of an execution's playbook, where it is at hand."""
+        catalog_id = "" if state.genesis is None else state.genesis.catalog_id
+        plan = self._ports.playbooks.known(catalog_id)
+        return plan if isinstance(plan, Plan) else None
 
     def lose(self, owned: OwnedShard, reason: str) -> None:
         """Drop the shard's state and say nothing more for it."""

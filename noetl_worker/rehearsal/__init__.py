@@ -22,7 +22,7 @@ from noetl_worker.rehearsal.rehearse import Rehearsal, rehearse
 from noetl_worker.rehearsal.replay import Checked, Folded, Replay
 from noetl_worker.rehearsal.trace import plain_words
 from noetl_worker.rehearsal.transcribe import transcribe
-from noetl_worker.rehearsal.view import event_view, pass_view, state_view
+from noetl_worker.rehearsal.view import arcs_view, event_view, pass_view, state_view
 from noetl_worker.rehearsal.world import World
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Rehearsal",
     "Replay",
     "World",
+    "arcs_view",
     "cases_file",
     "event_view",
     "pass_view",

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import zip_longest
-from typing import Literal
+from typing import Literal, cast
 
 from msgspec import MsgspecError, Struct
+from msgspec.json import decode as decode_json
 
 from noetl_worker.rehearsal.lookups import Lookups
 from noetl_worker.rehearsal.passes import messages_of
@@ -38,9 +39,10 @@ class Checked(Struct, frozen=True, kw_only=True):
         at: time of the decision, RFC 3339.
         after: id of the newest event its owner had read; 0 when nothing explains it.
         events: what was recorded.
-        verdict: ``equal`` byte for byte; ``cut``: equal as far as it goes, its owner
-            ended before the rest; ``differs``; ``outside``: not written by the drive
-            (an owner that could not load the playbook, or not store a pass).
+        verdict: ``equal`` byte for byte (in meaning, from rows); ``cut``: equal as far
+            as it goes, its owner ended before the rest; ``differs``; ``outside``: not
+            written by the drive (an owner that could not load the playbook, or not
+            store a pass).
         expected, recorded: the first records that differ.
     """
 
@@ -99,6 +101,7 @@ class Replay:
         self._limits = DriveLimits(**transcript.head.limits)
         self._plan: Plan | None = None
         self._memo: dict[str, JSON] = {}
+        self._exact = transcript.head.source == "log"
 
     @property
     def plan(self) -> Plan:
@@ -163,7 +166,7 @@ class Replay:
         for index in range(place, upcoming[0] + 1):
             after = self.state.head.event_id
             last_try = self._decided(first)
-            equal = _equal(last_try, ahead)
+            equal = self._equal(last_try, ahead)
             if equal or index == upcoming[0]:
                 break
             if not self._fold_until([self._messages[index]], until):
@@ -202,6 +205,21 @@ class Replay:
             [encode_json(one) for one in message.records if self._kept(one)]
             for message in messages
         ]
+
+    def _equal(self, decided: list[list[bytes]], recorded: list[_Message]) -> int:
+        """How many leading messages are the same."""
+        equal = 0
+        for ours, theirs in zip(decided, recorded, strict=False):
+            if not self._same(ours, _recorded_bytes(theirs)):
+                break
+            equal += 1
+        return equal
+
+    def _same(self, ours: list[bytes], theirs: list[bytes]) -> bool:
+        """Byte for byte; in meaning where the records were made again from rows."""
+        if ours == theirs or self._exact:
+            return ours == theirs
+        return [_meaning(one) for one in ours] == [_meaning(one) for one in theirs]
 
     def _kept(self, record: Record) -> bool:
         """What a child says to its parent is not in the child's own transcript."""
@@ -274,14 +292,16 @@ def _fold(state: State, event: Event, event_id: int, number: int) -> str:
         ) from error
 
 
-def _equal(decided: list[list[bytes]], recorded: list[_Message]) -> int:
-    """How many leading messages are the same, byte for byte."""
-    equal = 0
-    for ours, theirs in zip(decided, recorded, strict=False):
-        if ours != _recorded_bytes(theirs):
-            break
-        equal += 1
-    return equal
+def _meaning(record: bytes) -> JSON:
+    """A record without what rows do not keep as it was."""
+    found: dict[str, list[dict[str, JSON]]] = decode_json(record)
+    for event in found["events"]:
+        for name in ("status", "meta"):
+            event.pop(name, None)
+        if event["type"] != "command.issued":
+            # Rows name the tool of every answer, whoever gave it.
+            event.pop("kind", None)
+    return cast(JSON, found)
 
 
 def _recorded_bytes(message: _Message) -> list[bytes]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from msgspec.json import decode as decode_json
 
 from noetl_worker.rehearsal.replay import Checked, Folded
-from noetl_worker.rehearsal.trace import trace_line
+from noetl_worker.rehearsal.trace import exited_of, trace_line
 from state_builder.arcs import Plan
-from state_builder.records import JSON, timestamp
+from state_builder.drive.names import view
+from state_builder.records import JSON, Event, timestamp
 from state_builder.state import State
+from state_builder.template import plain
 from state_builder.waiting import last_decision, waits
 
 
@@ -17,7 +19,11 @@ def state_view(state: State, plan: Plan | None, now: float) -> dict[str, JSON]:
     steps: dict[str, JSON] = {}
     tokens: list[JSON] = []
     for name, step in state.steps.items():
-        steps[name] = {"status": step.status, "visits": step.visit}
+        steps[name] = {
+            "status": step.status,
+            "visits": step.visit,
+            "result": None if step.result is None else plain(view(step.result)),
+        }
         for token in step.tokens:
             tokens.append(
                 {"at": name, "from": token.origin, "args": token.args, "set": token.set}
@@ -57,7 +63,7 @@ def state_view(state: State, plan: Plan | None, now: float) -> dict[str, JSON]:
 
 def pass_view(checked: Checked) -> dict[str, JSON]:
     """One decision and whether it is what this build decides."""
-    view: dict[str, JSON] = {
+    shown: dict[str, JSON] = {
         "execution_id": checked.execution_id,
         "first_event_id": str(checked.first),
         "last_event_id": str(checked.last),
@@ -67,9 +73,25 @@ def pass_view(checked: Checked) -> dict[str, JSON]:
         "events": [trace_line(one) or one.type for one in checked.events],
     }
     if not checked.sound:
-        view["expected"] = decode_json(checked.expected) if checked.expected else None
-        view["recorded"] = decode_json(checked.recorded) if checked.recorded else None
-    return view
+        shown["expected"] = decode_json(checked.expected) if checked.expected else None
+        shown["recorded"] = decode_json(checked.recorded) if checked.recorded else None
+    return shown
+
+
+def arcs_view(event: Event, plan: Plan) -> list[dict[str, JSON]]:
+    """The arcs of a step that was left: its conditions, and which ones were taken."""
+    step = plan.playbook.steps.get(event.step)
+    if event.type != "step.exit" or step is None:
+        return []
+    taken = {arc.step for arc in exited_of(event).arcs}
+    return [
+        {
+            "step": arc.target,
+            "when": None if arc.when is None else str(arc.when),
+            "taken": arc.target in taken,
+        }
+        for arc in step.next.arcs
+    ]
 
 
 def event_view(folded: Folded) -> dict[str, JSON]:

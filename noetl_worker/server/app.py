@@ -31,6 +31,7 @@ from noetl_worker.server.catalog import Catalog
 from noetl_worker.server.edge import Edge
 from noetl_worker.server.ending import Ending
 from noetl_worker.server.executions import Executions
+from noetl_worker.server.exporting import Exporter
 from noetl_worker.server.guards import closed_to_browsers
 from noetl_worker.server.history import History
 from noetl_worker.server.hub import Hub
@@ -42,12 +43,14 @@ from noetl_worker.server.routes import (
     credentials,
     events,
     executions,
+    looking,
     system,
     wallet,
     workers,
 )
 from noetl_worker.server.starting import Starter
 from noetl_worker.server.streams import Streams
+from noetl_worker.server.why import Why
 from state_builder.errors import UnavailableError
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -79,6 +82,8 @@ def create_edge(ports: ServerPorts, settings: EdgeSettings) -> Edge:
         executions=Executions(ports, live, history),
         ending=Ending(ports, settings, live, history, hub),
         ingest=Ingest(ports, settings, live, history, admission),
+        exporter=Exporter(ports, entries, live, history, settings.shard_count),
+        why=Why(ports, live, history, settings.shard_count),
     )
 
 
@@ -116,6 +121,7 @@ def create_app(
             *system.ROUTES,
             *catalog.ROUTES,
             *executions.ROUTES,
+            *looking.ROUTES,
             *events.ROUTES,
             *workers.ROUTES,
             *credentials.ROUTES,

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct, field
 
-from state_builder.errors import InvalidError
+from state_builder.errors import InvalidError, NotFoundError
 from state_builder.records import JSON
 
 Value: TypeAlias = Any
@@ -29,6 +29,14 @@ def id_text(value: Id, name: str) -> str:
     if not text.isdecimal() or not text.isascii() or int(text) > ID_MAX:
         raise InvalidError(f"{name} must be a decimal id, not {text[:40]!r}")
     return str(int(text))
+
+
+def known_id(text: str) -> str:
+    """An execution id of a path; what cannot be one is unknown."""
+    try:
+        return id_text(text, "execution id")
+    except InvalidError as error:
+        raise NotFoundError(f"execution {text[:40]!r} is not known") from error
 
 
 def version_number(value: Id) -> int | None:

@@ -15,12 +15,14 @@ from noetl_worker.server.admission import Admission
 from noetl_worker.server.catalog import Catalog
 from noetl_worker.server.ending import Ending
 from noetl_worker.server.executions import Executions
+from noetl_worker.server.exporting import Exporter
 from noetl_worker.server.hub import Hub
 from noetl_worker.server.ingest import Ingest
 from noetl_worker.server.live import Live
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.starting import Starter
 from noetl_worker.server.streams import Streams
+from noetl_worker.server.why import Why
 
 HttpRequest: TypeAlias = Request[Any, Any, Any]
 
@@ -41,6 +43,8 @@ class Edge:
     executions: Executions
     ending: Ending
     ingest: Ingest
+    why: Why
+    exporter: Exporter
 
 
 def edge_of(request: HttpRequest) -> Edge:

@@ -59,6 +59,10 @@ class History:
         _remember(self._starts, execution_id, sequence)
         _remember(self._latest, execution_id, sequence)
 
+    def started(self, execution_id: str) -> int:
+        """The place of its genesis, 0 when it was not started here lately."""
+        return self._starts.get(execution_id, 0)
+
     def note_append(self, execution_id: str, sequence: int) -> None:
         """This server appended something to the execution."""
         if sequence > self._latest.get(execution_id, 0):

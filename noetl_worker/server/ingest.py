@@ -17,8 +17,8 @@ from noetl_worker.server.bodies import CallbackBody, EventItem, id_text, object_
 from noetl_worker.server.history import History
 from noetl_worker.server.live import Live
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
-from noetl_worker.server.shapes import Status, moment, parsed
-from state_builder.errors import InvalidError
+from noetl_worker.server.shapes import moment, parsed
+from state_builder.errors import InvalidError, UnavailableError
 from state_builder.ids import event_id, shard_of
 from state_builder.records import (
     JSON,
@@ -123,12 +123,16 @@ class Ingest:
 
         Raises:
             InvalidError: an unknown state, or a step with several open commands.
-            NotFoundError, UnavailableError: as :meth:`take`.
+            NotFoundError: unknown execution.
+            UnavailableError: not stored, or nobody knows which command is meant.
         """
         if body.state not in CALLBACK_STATES:
             raise InvalidError(f"state must be one of {', '.join(CALLBACK_STATES)}")
         status = await self._live.status(execution_id, "check")
-        command_id = "" if status.over else _open_command(status, step, body.command_id)
+        command_id = ""
+        if not status.over:
+            opened = await self._live.open_commands(execution_id, step)
+            command_id = _meant(opened, step, body.command_id or "")
         if not command_id:
             self._ports.observer.count(
                 "noetl_container_callback_stale_total", state=body.state
@@ -296,19 +300,23 @@ def _reference(uri: str) -> dict[str, JSON]:
     return {"kind": "result_ref", "ref": uri, "store": store, "scope": "execution"}
 
 
-def _open_command(status: Status, step: str, command_id: str | None) -> str:
-    """The command a call-back answers; empty when nobody waits for it any more."""
-    waiting = [
-        str(thing.get("command_id"))
-        for thing in status.waiting
-        if isinstance(thing, dict)
-        and thing.get("step") == step
-        and thing.get("kind") in ("callback", "command")
-    ]
+def _meant(opened: list[str] | None, step: str, command_id: str) -> str:
+    """The command a call-back answers; empty when nobody waits for it any more.
+
+    Without an owner's word a named command is believed: the fold ignores an answer that
+    comes too late, while a refused call-back would park its step for ever.
+    """
+    if opened is None:
+        if not command_id:
+            raise UnavailableError(
+                f"nobody can say right now which command of step '{step}' is open: "
+                "name it by command_id, or call back again"
+            )
+        return command_id
     if command_id:
-        return command_id if command_id in waiting else ""
-    if len(waiting) > 1:
+        return command_id if command_id in opened else ""
+    if len(opened) > 1:
         raise InvalidError(
-            f"step '{step}' has {len(waiting)} open commands: name one by command_id"
+            f"step '{step}' has {len(opened)} open commands: name one by command_id"
         )
-    return waiting[0] if waiting else ""
+    return opened[0] if opened else ""

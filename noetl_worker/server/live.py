@@ -19,7 +19,7 @@ from noetl_worker.server.shapes import Facts, Status, moment
 from state_builder.errors import NotFoundError, UnavailableError
 from state_builder.ids import shard_of
 from state_builder.ports import Observer, Signals
-from state_builder.records import GENESIS, TERMINAL_STATUS, Genesis
+from state_builder.records import GENESIS, JSON, TERMINAL_STATUS, Genesis
 from state_builder.stores import RowReader
 
 ENDED_KEPT: Final = 5000
@@ -98,16 +98,29 @@ class Live:
             _keep(self._facts, execution_id, facts, FACTS_KEPT)
         return facts
 
+    async def ask(
+        self, execution_id: str, kind: str, **more: JSON
+    ) -> dict[str, JSON] | None:
+        """What the owner answers; None when none does, or it does not know it."""
+        question: dict[str, JSON] = {
+            "kind": kind,
+            "execution_id": execution_id,
+            "sequence": self._history.latest(execution_id),
+            **more,
+        }
+        shard = shard_of(execution_id, self._settings.shard_count)
+        return await self._signals.ask(shard, question, self._settings.ask_s)
+
+    async def open_commands(self, execution_id: str, step: str) -> list[str] | None:
+        """Open commands of a step; None when no owner can say."""
+        answer = await self.ask(execution_id, "open", step=step)
+        if answer is None:
+            return None
+        found = answer.get("commands")
+        return [str(one) for one in found] if isinstance(found, list) else None
+
     async def _ask(self, execution_id: str) -> Status | None:
-        answer = await self._signals.ask(
-            shard_of(execution_id, self._settings.shard_count),
-            {
-                "kind": "status",
-                "execution_id": execution_id,
-                "sequence": self._history.latest(execution_id),
-            },
-            self._settings.ask_s,
-        )
+        answer = await self.ask(execution_id, "status")
         if answer is None:
             return None
         try:

@@ -110,9 +110,11 @@ def mermaid(playbook: Playbook, states: Mapping[str, str] | None = None) -> str:
     """A Mermaid flowchart of every step and arc.
 
     Args:
-        states: step → state in lower case; colours the known ones (STATE_STYLES).
+        states: step → text that begins with its state in lower case; colours the
+            known ones (STATE_STYLES).
     """
     states = states or {}
+    words = {name: text.partition(" ")[0] for name, text in states.items()}
     names = dict.fromkeys(playbook.steps)
     for step in playbook.steps.values():
         names.update(dict.fromkeys(arc.target for arc in step.next.arcs))
@@ -126,11 +128,11 @@ def mermaid(playbook: Playbook, states: Mapping[str, str] | None = None) -> str:
             middle = f'-->|"{label}"|' if label else "-->"
             lines.append(f"    {ids[step.name]} {middle} {ids[arc.target]}")
     used = dict.fromkeys(
-        state for name, state in states.items() if name in ids and state in STATE_STYLES
+        state for name, state in words.items() if name in ids and state in STATE_STYLES
     )
     for state in used:
         lines.append(f"    classDef {state} {STATE_STYLES[state]}")
-        members = [ids[name] for name in ids if states.get(name) == state]
+        members = [ids[name] for name in ids if words.get(name) == state]
         lines.append(f"    class {','.join(members)} {state}")
     return "\n".join(lines) + "\n"
 

@@ -19,7 +19,7 @@ from noetl_worker.server.bodies import (
     FinalizeBody,
     RerunBody,
     TraceBody,
-    id_text,
+    known_id,
 )
 from noetl_worker.server.edge import Edge, HttpRequest, edge_of
 from noetl_worker.server.ending import Cancelled, CleanedUp, Finalized
@@ -31,7 +31,7 @@ from noetl_worker.server.executions import (
 )
 from noetl_worker.server.shapes import ExecutionAnswer, status_answer
 from noetl_worker.server.starting import BatchAnswer, Started
-from state_builder.errors import InvalidError, NotFoundError
+from state_builder.errors import InvalidError
 
 EVENT_STREAM = "text/event-stream"
 
@@ -74,7 +74,7 @@ async def detail(request: HttpRequest, execution_id: FromPath[str]) -> DetailAns
     query = dict(request.query_params)
     include = query.get("include_events", "true").lower() not in ("false", "0", "no")
     return await edge_of(request).executions.detail(
-        _known_id(execution_id), page_of(query), include
+        known_id(execution_id), page_of(query), include
     )
 
 
@@ -87,7 +87,7 @@ async def events(request: HttpRequest, execution_id: FromPath[str]) -> Response[
     if EVENT_STREAM in request.headers.get("accept", ""):
         return await _stream(request, execution_id)
     page = page_of(dict(request.query_params))
-    found = await edge_of(request).executions.events(_known_id(execution_id), page)
+    found = await edge_of(request).executions.events(known_id(execution_id), page)
     return Response(found)
 
 
@@ -101,7 +101,7 @@ async def stream(request: HttpRequest, execution_id: FromPath[str]) -> Stream:
 async def status(request: HttpRequest, execution_id: FromPath[str]) -> dict[str, Any]:
     """Where the execution stands."""
     edge = edge_of(request)
-    found = await edge.live.status(_known_id(execution_id))
+    found = await edge.live.status(known_id(execution_id))
     return status_answer(found, edge.ports.clock.now())
 
 
@@ -110,7 +110,7 @@ async def cancellation_check(
     request: HttpRequest, execution_id: FromPath[str]
 ) -> dict[str, Any]:
     """Whether a worker should stop what it does for an execution."""
-    found = await edge_of(request).live.status(_known_id(execution_id), "check")
+    found = await edge_of(request).live.status(known_id(execution_id), "check")
     cancelled = found.status == "CANCELLED"
     return {
         "execution_id": found.execution_id,
@@ -137,7 +137,7 @@ async def cancel(
     """Ask for the end of an execution and of those below it."""
     body = data or CancelBody()
     return await edge_of(request).ending.cancel(
-        _known_id(execution_id), body.reason or "", body.cascade
+        known_id(execution_id), body.reason or "", body.cascade
     )
 
 
@@ -150,7 +150,7 @@ async def finalize(
     """End an execution that is stuck, with a status of the operator's choice."""
     body = data or FinalizeBody()
     found = await edge_of(request).ending.finalize(
-        _known_id(execution_id), body.status or "", body.error or "", body.reason or ""
+        known_id(execution_id), body.status or "", body.error or "", body.reason or ""
     )
     status_code = HTTPStatus.OK if found.settled else HTTPStatus.ACCEPTED
     return Response(found, status_code=status_code)
@@ -164,47 +164,13 @@ async def rerun(
 ) -> Started:
     """Run the same playbook version again."""
     edge = edge_of(request)
-    body = await edge.executions.rerun(_known_id(execution_id), data or RerunBody())
+    body = await edge.executions.rerun(known_id(execution_id), data or RerunBody())
     return await edge.starter.start(body, _trace(request))
-
-
-@get("/api/vars/{execution_id:str}")
-async def variables(
-    request: HttpRequest, execution_id: FromPath[str]
-) -> dict[str, Any]:
-    """The variables of an execution."""
-    found = await edge_of(request).live.status(_known_id(execution_id))
-    return {
-        "execution_id": found.execution_id,
-        "count": len(found.variables),
-        "variables": {
-            name: _variable(value) for name, value in found.variables.items()
-        },
-    }
-
-
-@get("/api/vars/{execution_id:str}/{name:str}")
-async def variable(
-    request: HttpRequest, execution_id: FromPath[str], name: FromPath[str]
-) -> dict[str, Any]:
-    """One variable."""
-    found = await edge_of(request).live.status(_known_id(execution_id))
-    if name not in found.variables:
-        raise NotFoundError(f"execution {found.execution_id} has no variable '{name}'")
-    return {
-        "execution_id": found.execution_id,
-        "name": name,
-        **_variable(found.variables[name]),
-    }
-
-
-def _variable(value: Any) -> dict[str, Any]:
-    return {"value": value, "type": "user_defined", "source_step": None}
 
 
 async def _stream(request: HttpRequest, execution_id: str) -> Stream:
     edge: Edge = edge_of(request)
-    known = _known_id(execution_id)
+    known = known_id(execution_id)
     anchor = request.headers.get("last-event-id", "") or request.query_params.get(
         "last_event_id", request.query_params.get("since_event_id", "")
     )
@@ -225,14 +191,6 @@ async def _nothing() -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _known_id(text: str) -> str:
-    """An execution id of a path; what cannot be one is unknown."""
-    try:
-        return id_text(text, "execution id")
-    except InvalidError as error:
-        raise NotFoundError(f"execution {text[:40]!r} is not known") from error
-
-
 def _trace(request: HttpRequest) -> TraceBody:
     headers = request.headers
     return TraceBody(
@@ -244,5 +202,5 @@ def _trace(request: HttpRequest) -> TraceBody:
 
 ROUTES = (
     execute, execute_batch, list_executions, cleanup, detail, events, stream, status,
-    cancellation_check, cancel, finalize, rerun, variables, variable,
+    cancellation_check, cancel, finalize, rerun,
 )  # fmt: skip
