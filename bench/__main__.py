@@ -21,11 +21,12 @@ import asyncpg
 
 from bench.filled_log import fill
 from bench.fleet import Fleet, chain, cpu_seconds, w1, w2, w3, write_results
+from bench.transfer import transfer
 from noetl_worker.bus.topology import BusSettings
 from noetl_worker.dev.stack import Stack, StackOptions
 
 SLOTS = "64"
-ALL = ("w1", "w2", "w2_python", "w3", "w4", "w5", "w6")
+ALL = ("w1", "w2", "w2_python", "w3", "w4", "w5", "w6", "transfer")
 
 
 def options(data: Path, sync: str, **replicas: int) -> StackOptions:
@@ -62,6 +63,8 @@ async def live(data: Path, sync: str, only: set[str]) -> dict[str, Any]:
                 results["w3"] = await w3(fleet, 1000)
             if "w6" in only:
                 results["w6"] = await w3(fleet, 10_000, 500)
+            if "transfer" in only:
+                results["transfer"] = await transfer(stack.postgres_dsn, data)
         finally:
             await fleet.close()
     return results

@@ -22,19 +22,24 @@ PLUGIN_GROUP: Final = "noetl.tools"
 
 BUILT_IN: Final[dict[str, str]] = {
     "duckdb": "tools.kinds.duckdb:Duckdb",
+    "ducklake": "tools.kinds.ducklake:Ducklake",
     "http": "tools.kinds.http:Http",
     "noop": "tools.kinds.noop:Noop",
     "postgres": "tools.kinds.postgres:Postgres",
     "python": "tools.kinds.python:Python",
     "shell": "tools.kinds.shell:Shell",
+    "transfer": "tools.kinds.transfer:Transfer",
 }
 """Kind → module and class; each is described in ``kinds/<kind>.toml``."""
 
+ALIASES: Final = {"snowflake_transfer": "transfer"}
+"""Older names of kinds."""
+
 NOT_BUILT: Final = frozenset(
     (
-        *("agent", "artifact", "container", "ducklake", "gateway", "gcs", "mcp"),
+        *("agent", "artifact", "container", "gateway", "gcs", "mcp"),
         *("nats", "playbook", "provider", "result_fetch", "rhai", "s3", "script"),
-        *("secrets", "snowflake", "snowflake_transfer", "subscription", "transfer"),
+        *("secrets", "snowflake", "subscription"),
         *("wasm", "workbook"),
     )
 )
@@ -64,6 +69,7 @@ class Registry:
         Raises ToolCallError: ``not_found`` for a name nobody knows (TL-IDX-01),
         ``configuration`` where something is missing in this worker (TL-IDX-02).
         """
+        kind = ALIASES.get(kind, kind)
         tool = self._tools.get(kind)
         if tool is None:
             tool = self._tools[kind] = self._build(kind)

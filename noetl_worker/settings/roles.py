@@ -349,6 +349,15 @@ class Tools:
         False,
         "postgres steps without a host go to localhost",
     )
+    duckdb_allow_install: bool = env(
+        "NOETL_DUCKDB_ALLOW_INSTALL", False, "workers may download DuckDB's extensions"
+    )
+    duckdb_memory_limit: str = env(
+        "NOETL_DUCKDB_MEMORY_LIMIT", "1GB", "memory of one duckdb step"
+    )
+    duckdb_threads: int = env(
+        "NOETL_DUCKDB_THREADS", 2, "threads of one step", "", SOME
+    )
     data_dir: str = env("NOETL_DATA_DIR", ".noetl/data", "files of tools live below it")
     file_roots: tuple[str, ...] = env("NOETL_FILE_ROOTS", (), "further roots for files")
     script_root: str = env("NOETL_SCRIPT_ROOT", "", "where relative scripts are found")

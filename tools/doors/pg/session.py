@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import anyio
 import asyncpg
+from msgspec.structs import replace
 
 from state_builder.records import JSON, ToolFailure, encode_json
 from tools.contract import ToolLimits
@@ -35,6 +36,10 @@ IDLE_IN_TRANSACTION_S: Final = 45
 _ROWS_CHANGED: Final = re.compile(r"(\d+)$")
 _WRITES: Final = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE"))
 _IN_TRANSACTION: Final = _WRITES | {"SELECT", "VALUES", "TABLE"}
+
+
+Write = Callable[[bytes], Awaitable[object]]
+"""Takes a piece of COPY output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,32 @@ class Session:
         except DRIVER_ERRORS as error:
             raise failure_of(error, statement, index) from error
 
+    async def run_each(
+        self, statement: str, rows: list[list[JSON]], *, first: int = 1
+    ) -> None:
+        """One statement once per row, prepared once; ``first`` numbers the rows."""
+        number = first - 1
+        try:
+            prepared = await self._connection.prepare(statement)
+            for row in rows:
+                number += 1
+                await prepared.fetch(*await self._bound(prepared, row))
+        except ToolCallError as error:
+            raise at_row(error, number) from error
+        except DRIVER_ERRORS as error:
+            raise at_row(failure_of(error, statement), number) from error
+
+    async def chunks(self, query: str) -> AsyncIterator[list[JSON]]:
+        """Rows of a query as lists, chunk by chunk, inside of a transaction."""
+        try:
+            prepared = await self._connection.prepare(query)
+            read = reader_of(prepared.get_attributes(), [], False)
+            cursor = await prepared.cursor()
+            while records := await cursor.fetch(CHUNK_ROWS):
+                yield read(records)
+        except DRIVER_ERRORS as error:
+            raise failure_of(error, query) from error
+
     async def columns(self, statement: str) -> list[tuple[str, str]]:
         """Name and type of each column a query gives; it does not run."""
         try:
@@ -139,7 +170,10 @@ class Session:
         return True
 
     async def copy_out(
-        self, query: str, write: Callable[[bytes], Awaitable[None]], form: str = "text"
+        self,
+        query: str,
+        write: Callable[[bytes], Awaitable[object]],
+        form: str = "text",
     ) -> int:
         """``COPY (query) TO``, chunk by chunk into ``write``; how many rows."""
         try:
@@ -266,6 +300,12 @@ async def _quietly(action: Callable[[], Awaitable[None]]) -> None:
 
 def _too_much(limit: str, text: str) -> ToolCallError:
     return ToolCallError(ToolFailure(kind="limit", code=limit, message=text))
+
+
+def at_row(error: ToolCallError, number: int) -> ToolCallError:
+    """The same error, saying which row it was."""
+    failure = replace(error.failure, message=f"row {number}: {error.failure.message}")
+    return ToolCallError(failure, helpers=error.helpers)
 
 
 _COPY_PLACE: Final = re.compile(r"line (\d+)(?:, column ([^:]+))?")
