@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import anyio
+from msgspec.structs import replace
 
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.errors import ToolCallError
@@ -21,7 +21,7 @@ def context(limits: ToolLimits, **changes: Any) -> CallContext:
         timeout_s=60.0,
         limits=limits,
     )
-    return dataclasses.replace(call, **changes)
+    return replace(call, **changes)
 
 
 async def run(tool: Tool, limits: ToolLimits, **config: Any) -> ToolResult:
