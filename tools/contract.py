@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 from msgspec import Struct
 from msgspec import field as struct_field
@@ -35,6 +35,7 @@ class ToolLimits:
         python_rss_mb_max: address space of a child that runs user code; 0 = none.
         shell_rss_mb_max: address space of each process of a shell command; 0 = none.
         processes_max: processes one call may have at once.
+        wasm_fuel: instructions of one plug-in call.
         python_children_max: warm child processes.
         pg_connections_max: TL-PG-12, of the whole worker.
         data_dir: files of tools live below it (TL-SEC-04).
@@ -66,6 +67,7 @@ class ToolLimits:
     python_rss_mb_max: int = 0
     shell_rss_mb_max: int = 0
     processes_max: int = 256
+    wasm_fuel: int = 5_000_000_000
     python_children_max: int = 4
     pg_connections_max: int = 20
     data_dir: str = ".noetl/data"
@@ -84,6 +86,55 @@ class ToolLimits:
     duckdb_memory_limit: str = "1GB"
     duckdb_threads: int = 2
     keychain_strict: bool = True
+
+
+class Plugin(NamedTuple):
+    """A registered plug-in module.
+
+    Attributes:
+        digest: SHA-256 of ``code`` in hexadecimal.
+        capabilities: host functions it was registered with (TL-WA-04).
+    """
+
+    path: str
+    version: int
+    digest: str
+    code: bytes
+    capabilities: frozenset[str] = frozenset()
+
+
+class Plugins(Protocol):
+    """Where plug-in modules come from."""
+
+    async def fetch(
+        self, path: str, version: int, digest: str, have: str
+    ) -> Plugin | None:
+        """A module; None where the one with the digest ``have`` still is the one.
+
+        ``version`` 0 is the newest, an empty ``digest`` any. Raises NotFoundError and
+        UnavailableError.
+        """
+
+
+class Effects(Protocol):
+    """What a plug-in may have done in its execution's name (TL-WA-06)."""
+
+    async def publish_event(self, call: CallContext, event: bytes) -> None:
+        """Append an event of the granted namespace."""
+
+    async def put_result(self, call: CallContext, key: str, data: bytes) -> None:
+        """Store a value in the result store."""
+
+    async def put_object(self, call: CallContext, key: str, data: bytes) -> None:
+        """Store an object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolPorts:
+    """What tools may ask of the platform; None where a worker has it not."""
+
+    plugins: Plugins | None = None
+    effects: Effects | None = None
 
 
 class CallContext(Struct, frozen=True, kw_only=True):
@@ -109,6 +160,7 @@ class CallContext(Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     variables: dict[str, JSON] = struct_field(default_factory=dict)
     workload: dict[str, JSON] = struct_field(default_factory=dict)
+    ports: ToolPorts = ToolPorts()
 
     @property
     def key(self) -> str:

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from typing import Final, cast
 
 from state_builder.records import JSON, ToolFailure
-from tools.contract import Tool, ToolLimits
+from tools.contract import Tool, ToolLimits, ToolPorts
 from tools.errors import ToolCallError, configuration
 
 Factory = Callable[[ToolLimits], Tool]
@@ -29,6 +29,7 @@ BUILT_IN: Final[dict[str, str]] = {
     "python": "tools.kinds.python:Python",
     "shell": "tools.kinds.shell:Shell",
     "transfer": "tools.kinds.transfer:Transfer",
+    "wasm": "tools.kinds.wasm:Wasm",
 }
 """Kind → module and class; each is described in ``kinds/<kind>.toml``."""
 
@@ -37,10 +38,23 @@ ALIASES: Final = {"snowflake_transfer": "transfer"}
 
 NOT_BUILT: Final = frozenset(
     (
-        *("agent", "artifact", "container", "gateway", "gcs", "mcp"),
-        *("nats", "playbook", "provider", "result_fetch", "rhai", "s3", "script"),
-        *("secrets", "snowflake", "subscription"),
-        *("wasm", "workbook"),
+        "agent",
+        "artifact",
+        "container",
+        "gateway",
+        "gcs",
+        "mcp",
+        "nats",
+        "playbook",
+        "provider",
+        "result_fetch",
+        "rhai",
+        "s3",
+        "script",
+        "secrets",
+        "snowflake",
+        "subscription",
+        "workbook",
     )
 )
 """Kinds of the language that no worker of this build can run."""
@@ -49,8 +63,9 @@ NOT_BUILT: Final = frozenset(
 class Registry:
     """The tools of one worker, each built once."""
 
-    def __init__(self, limits: ToolLimits) -> None:
+    def __init__(self, limits: ToolLimits, ports: ToolPorts | None = None) -> None:
         self._limits = limits
+        self.ports = ports or ToolPorts()
         self._tools: dict[str, Tool] = {}
         self._plugins = {
             point.name: point

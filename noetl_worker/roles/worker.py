@@ -35,6 +35,7 @@ def tool_limits(settings: Settings) -> ToolLimits:
         python_path=tools.python_path,
         shell_rss_mb_max=tools.shell_rss_mb_max,
         processes_max=tools.processes_max,
+        wasm_fuel=tools.wasm_fuel,
         environment=tools.environment,
         python_children_max=tools.python_children_max,
         pg_connections_max=tools.pg_connections_max,

@@ -134,6 +134,7 @@ class Caller(Struct, frozen=True, kw_only=True):
             label=plan.label,
             attempt=attempt,
             index=job.runs + 1 - attempt,
+            ports=self.registry.ports,
             timeout_s=limit,
             limits=self.limits,
             path=command.path,
