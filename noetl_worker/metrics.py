@@ -151,6 +151,8 @@ noetl_bus_questions_dropped_total -- questions to owners that were not taken
 noetl_orchestrate_drive_total stage=dispatched,applied,empty,cas_lost,retry,context_offloaded,context_ref_resolved,ref_resolved,cold_rebuild,terminal_skip,evaluate_error -- drive passes by what became of them
 noetl_lease_transitions_total kind=take,renew,lost outcome=ok,lost -- leases
 noetl_checkpoint_bytes_total -- bytes of snapshots written
+noetl_commands_given_up_total code=poison,no_worker,lost -- commands the owner ended
+noetl_commands_lost_total -- commands issued again because their answer got lost
 noetl_log_trimmed_messages_total -- messages nobody needed any more
 noetl_worker_pulls_total outcome=message,empty,error -- pulls of commands
 noetl_worker_claim_failed_total reason=terminal,superseded,unavailable -- commands not run after asking
@@ -180,6 +182,8 @@ noetl_wallet_rotate_total table=credential,keychain status=skipped,rewrapped,fai
 
 _GAUGES = """
 noetl_bus_connected -- 1 while the broker answers
+noetl_commands_unserved pool -- commands waiting for a pool nobody serves
+noetl_loops_held -- 1 while the log is too full for further iterations of loops
 noetl_log_floor_sequence -- first message of the log that somebody needs
 noetl_log_used_ratio -- share of the log's room in use
 noetl_log_kept_messages by=snapshot,rows,lease,age -- messages that reason keeps in the log

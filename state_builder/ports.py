@@ -171,6 +171,27 @@ class Delivery(Protocol):
         """Can never be done; do not deliver it again."""
 
 
+class PoolProgress(NamedTuple):
+    """How far a pool is with its commands.
+
+    Attributes:
+        acknowledged: every command up to this place in the log is finished.
+        pending: not yet handed out.
+        unfinished: handed out and not finished.
+        waiting: requests of workers for more.
+    """
+
+    acknowledged: int
+    pending: int
+    unfinished: int
+    waiting: int
+
+    @property
+    def served(self) -> bool:
+        """Somebody asks for the pool's commands or is at one."""
+        return self.waiting > 0 or self.unfinished > 0
+
+
 class CommandQueue(Protocol):
     """The pools' consumers on the log."""
 
@@ -189,8 +210,8 @@ class CommandQueue(Protocol):
         owner first (design §5).
         """
 
-    async def pending(self, pool: str) -> tuple[int, int]:
-        """Not yet delivered, and delivered but not finished, of a pool."""
+    async def progress(self, pool: str) -> PoolProgress:
+        """How far a pool is. Raises UnavailableError."""
 
 
 class Signals(Protocol):

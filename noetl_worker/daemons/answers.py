@@ -16,10 +16,10 @@ from msgspec import to_builtins
 from msgspec.json import decode as decode_json
 
 from noetl_worker.daemons.owner import OwnedShard, Owner
-from state_builder.errors import FencedError, UnavailableError
+from state_builder.errors import UnavailableError
 from state_builder.ports import Clock, EventLog, Signals
-from state_builder.records import JSON, Event, Record, timestamp
-from state_builder.state import OpenCommand, State
+from state_builder.records import JSON
+from state_builder.state import State
 from state_builder.waiting import last_decision, waits
 
 log = structlog.get_logger(__name__)
@@ -123,44 +123,20 @@ class Answers:
 
     async def _obsolete(
         self, owned: OwnedShard, eid: str, command_id: str
-    ) -> dict[str, JSON]:
+    ) -> dict[str, JSON] | None:
         """Need this command still run? Its 5th start is refused (design §5)."""
         entry = owned.index.open.get(eid)
         command = None if entry is None else entry.state.commands.get(command_id)
-        if entry is None or command is None:
+        if command is None:
             return {"obsolete": True}
         if command.starts < STARTS_MAX:
-            return {"obsolete": False}
-        await self._poison(owned, eid, command_id, command)
-        return {"obsolete": True}
-
-    async def _poison(
-        self, owned: OwnedShard, eid: str, command_id: str, command: OpenCommand
-    ) -> None:
+            return {"obsolete": False, "starts": command.starts}
         text = (
             f"started {command.starts} times without a result; "
             "it seems to take its worker down"
         )
-        log.error("command.poisoned", execution_id=eid, command_id=command_id)
-        event = Event(
-            type="command.failed",
-            at=timestamp(self._ports.clock.now()),
-            step=command.step,
-            status="FAILED",
-            command_id=command_id,
-            attempt=command.attempt,
-            code="poison",
-            error=text,
-        )
-        try:
-            await self._ports.log.append(
-                owned.shard,
-                [Record(execution_id=eid, events=[event])],
-                message_id=f"{command_id}:poison",
-                epoch=owned.epoch,
-            )
-        except FencedError as error:
-            self._owner.lose(owned, str(error))
+        ended = await self._owner.fail_command(owned, command_id, "poison", text)
+        return {"obsolete": True} if ended else None
 
 
 def circumstances_of(owned: OwnedShard, eid: str, command_id: str) -> dict[str, JSON]:

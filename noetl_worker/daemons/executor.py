@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 from msgspec.json import decode as decode_json
 
 from state_builder.errors import LimitExceededError, RecordError
@@ -46,6 +47,10 @@ _CANCELLED = ToolOutcome(
     failed=True,
     error=ToolFailure(kind="cancelled", message="the execution was cancelled"),
 )
+
+SUSPECT_LOSSES = 2
+"""A command that was lost with its worker so often runs beside no other such one: if
+one of them kills workers, the others are not killed with it again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,9 @@ class Running:
 
     Attributes:
         task: what runs it.
+        extended: when its ack deadline was last put off, by the monotonic clock.
+        began: when its tool was started; None while it waits for leave to.
+        starts: how often it was started and not answered, as its owner knows.
         in_tool: the tool itself is at work, and may be stopped.
         cancelled: the execution is over; the tool is stopped or never begun.
     """
@@ -97,9 +105,10 @@ class Running:
     delivery: Delivery
     execution_id: str
     issued: Event
-    since: float
     extended: float
+    began: float | None = None
     announced: bool = False
+    starts: int = 0
     task: asyncio.Task[None] | None = None
     in_tool: bool = False
     cancelled: bool = False
@@ -115,34 +124,37 @@ class Executor:
         self._cancelled: dict[str, float] = {}
         self._view_start = 0
         self._idle = anyio.Event()
+        self._suspects = anyio.Lock()
         self.pulling = False
 
     async def run(self, stop: anyio.Event) -> None:
         """Pull and run until ``stop``; then finish what runs within ``drain_s``."""
         await self._ports.signals.on_cancelled(self._hear_cancelled)
         async with anyio.create_task_group() as beside:
-            beside.start_soon(self._watch)
+            beside.start_soon(self._watch, beside)
             # The library's own group: a task of anyio's costs eight times as much,
             # which is a third of what a whole plain command costs.
             async with asyncio.TaskGroup() as commands:
-                await self._pull_until(stop, commands)
+                await self._pull_until(stop, commands, beside)
                 await self._drain()
             beside.cancel_scope.cancel()
 
-    async def _pull_until(self, stop: anyio.Event, tasks: asyncio.TaskGroup) -> None:
+    async def _pull_until(
+        self, stop: anyio.Event, commands: asyncio.TaskGroup, beside: TaskGroup
+    ) -> None:
         async with anyio.create_task_group() as pulling:
-            pulling.start_soon(self._pull, tasks)
+            pulling.start_soon(self._pull, commands, beside)
             await stop.wait()
             self.pulling = False
             pulling.cancel_scope.cancel()
 
-    async def _pull(self, tasks: asyncio.TaskGroup) -> None:
+    async def _pull(self, commands: asyncio.TaskGroup, beside: TaskGroup) -> None:
         queue = self._ports.commands
         self.pulling = True
         async for batch in queue.pull(self._settings.pools, self._settings.slots):
-            self._view_start = await queue.view_start()
+            await self._look_at_view(beside)
             for delivery in batch:
-                self._take(delivery, tasks)
+                self._take(delivery, commands)
 
     def _take(self, delivery: Delivery, tasks: asyncio.TaskGroup) -> None:
         try:
@@ -165,28 +177,53 @@ class Executor:
             delivery=delivery,
             execution_id=record.execution_id,
             issued=issued,
-            since=now,
             extended=now,
         )
         self._running[issued.command_id] = running
         running.task = tasks.create_task(self._run(running))
 
     async def _run(self, running: Running) -> None:
-        delivery = running.delivery
         try:
-            doubtful = delivery.count > 1 or delivery.sequence <= self._view_start
-            if doubtful and not await self._may_run(running):
-                return
-            await self._report(running, await self._outcome(running))
-            running.delivery.ack()
+            if not self._doubtful(running):
+                await self._finish(running)
+            elif await self._may_run(running):
+                if self._suspect(running):
+                    async with self._suspects:
+                        await self._finish(running, announce=True)
+                else:
+                    await self._finish(running, announce=True)
         finally:
             del self._running[running.issued.command_id]
             if not self._running:
                 self._idle.set()
 
+    def _doubtful(self, running: Running) -> bool:
+        """May somebody else have run it, or is its execution over (RT-NATS-44)?"""
+        delivery = running.delivery
+        return (
+            delivery.count > 1
+            or delivery.sequence <= self._view_start
+            or running.execution_id in self._cancelled
+        )
+
+    def _suspect(self, running: Running) -> bool:
+        """Was it lost twice? A tool that kills at once is lost unannounced, so the
+        deliveries are looked at too; a wrong guess only costs time."""
+        lost = max(running.starts, running.delivery.count - 1)
+        return lost >= SUSPECT_LOSSES
+
+    async def _finish(self, running: Running, *, announce: bool = False) -> None:
+        """Run, report, and only then acknowledge."""
+        if announce:
+            await self._announce(running)
+        await self._report(running, await self._outcome(running))
+        running.delivery.ack()
+
     async def _outcome(self, running: Running) -> ToolOutcome:
+        """What the tool gives, or why it gave nothing."""
         if running.cancelled:
             return _CANCELLED
+        running.began = self._ports.clock.monotonic()
         running.in_tool = True
         try:
             return await self._ports.runner.run(self._command(running))
@@ -194,6 +231,12 @@ class Executor:
             if not self._was_ours(running):
                 raise
             return _CANCELLED
+        except Exception as error:
+            # A fault of ours in one command must not end the others.
+            log.exception("command.broke", command_id=running.issued.command_id)
+            text = f"a fault of the worker: {type(error).__name__}: {error}"
+            failure = ToolFailure(kind="internal", message=text)
+            return ToolOutcome(failed=True, error=failure)
         finally:
             running.in_tool = False
 
@@ -220,32 +263,41 @@ class Executor:
             sequence=running.delivery.sequence,
         )
 
-    async def _may_run(self, running: Running) -> bool:
-        """Ask the owner whether the command still counts (RT-NATS-44)."""
-        delivery, issued = running.delivery, running.issued
-        observer = self._ports.observer
+    async def _ask(self, running: Running) -> bool | None:
+        """Need the command still run? None when its owner does not answer."""
         answer = await self._ports.signals.ask(
-            delivery.shard,
+            running.delivery.shard,
             {
                 "kind": "command",
                 "execution_id": running.execution_id,
-                "command_id": issued.command_id,
-                "sequence": delivery.sequence,
+                "command_id": running.issued.command_id,
+                "sequence": running.delivery.sequence,
             },
             self._settings.ask_timeout_s,
         )
         if answer is None:
+            return None
+        starts = answer.get("starts")
+        running.starts = starts if isinstance(starts, int) else 0
+        return not answer.get("obsolete")
+
+    async def _may_run(self, running: Running) -> bool:
+        """Ask the owner whether the command still counts (RT-NATS-44)."""
+        observer = self._ports.observer
+        wanted = await self._ask(running)
+        # While we asked, a newer delivery may have taken the place of the older one.
+        delivery = running.delivery
+        if wanted is None:
             doubled = self._settings.nak_first_s * 2 ** min(delivery.count - 1, 6)
             delivery.nak(min(doubled, self._settings.nak_max_s))
             observer.count("noetl_worker_claim_failed_total", reason="unavailable")
             return False
-        if answer.get("obsolete"):
+        if not wanted:
             delivery.ack()
             observer.count("noetl_worker_claim_failed_total", reason="superseded")
             return False
         if delivery.count > 1:
             observer.count("noetl_worker_commands_redelivered_total")
-        await self._announce(running)
         return True
 
     async def _announce(self, running: Running) -> None:
@@ -287,18 +339,41 @@ class Executor:
             message_id=f"{issued.command_id}:result",
         )
 
-    async def _watch(self) -> None:
-        """Extend ack deadlines; announce what runs long (RT-NATS-42, RT-EVT-6)."""
+    async def _look_at_view(self, tasks: TaskGroup) -> None:
+        """After a reconnect, is what runs here still wanted (RT-WRK-12)?"""
+        began = await self._ports.commands.view_start()
+        if began != self._view_start:
+            self._view_start = began
+            for running in self._running.values():
+                tasks.start_soon(self._stop_if_obsolete, running)
+
+    async def _stop_if_obsolete(self, running: Running) -> None:
+        if await self._ask(running) is False:
+            self._ports.observer.count(
+                "noetl_worker_claim_failed_total", reason="terminal"
+            )
+            self._stop(running)
+
+    async def _watch(self, tasks: TaskGroup) -> None:
+        """Extend ack deadlines; announce what runs long (RT-NATS-42, RT-EVT-6).
+
+        Nothing is waited for here: a log that does not answer must not cost a command
+        its deadline.
+        """
         while True:
             await self._ports.clock.sleep(WATCH_S)
+            if self._running:
+                await self._look_at_view(tasks)
             now = self._ports.clock.monotonic()
             for running in list(self._running.values()):
                 if now - running.extended >= self._settings.ack_wait_s / 3:
                     running.extended = now
                     running.delivery.in_progress()
-                late = now - running.since >= self._settings.started_after_s
+                began = now if running.began is None else running.began
+                late = now - began >= self._settings.started_after_s
                 if late and not running.announced:
-                    await self._announce(running)
+                    running.announced = True
+                    tasks.start_soon(self._announce, running)
             old = now - CANCELLED_KEPT_S
             for eid in [eid for eid, at in self._cancelled.items() if at < old]:
                 del self._cancelled[eid]
@@ -307,10 +382,15 @@ class Executor:
         """Stop the tools of an execution that is over (RT-WRK-13)."""
         self._cancelled[execution_id] = self._ports.clock.monotonic()
         for running in self._running.values():
-            if running.execution_id == execution_id and not running.cancelled:
-                running.cancelled = True
-                if running.in_tool and running.task is not None:
-                    running.task.cancel()
+            if running.execution_id == execution_id:
+                self._stop(running)
+
+    def _stop(self, running: Running) -> None:
+        if running.cancelled:
+            return
+        running.cancelled = True
+        if running.in_tool and running.task is not None:
+            running.task.cancel()
 
     async def _drain(self) -> None:
         """Let commands finish; give back what does not in time (RT-WRK-20)."""

@@ -99,6 +99,7 @@ class Owner:
         self._armed = 0
         self._timers_changed = anyio.Event()
         self.moved = anyio.Event()
+        self.hold_loops = False
 
     async def run(self) -> None:
         """Watch acknowledgements and timers for as long as the process lives."""
@@ -195,6 +196,7 @@ class Owner:
             shard=owned.shard,
             shard_count=self._shard_count,
             children=self._ports.playbooks.children,
+            hold_loops=self.hold_loops,
             memo=owned.memos.setdefault(entry.state.execution_id, {}),
         )
         decision = decide(turn)
@@ -255,7 +257,7 @@ class Owner:
         """Append a pass: one message when it fits in one (RT-DRV-6)."""
         eid = entry.state.execution_id
         if decision.terminal:
-            self._abandon(owned, entry)
+            owned.memos.pop(eid, None)
         if len(decision.commands) == 1 and not decision.others:
             only = decision.commands[0]
             record = Record(execution_id=eid, events=[*decision.events, only.event])
@@ -273,7 +275,9 @@ class Owner:
             owned, entry, [record, *decision.others], decision.key, "", watch=False
         )
         entry.unread += len(decision.commands)
-        self._tasks.start_soon(self._send_rest, owned, entry, decision, stored)
+        # Told once the end is stored: workers drop what they do for the execution.
+        over = decision.terminal and bool(entry.state.commands)
+        self._tasks.start_soon(self._send_rest, owned, entry, decision, stored, over)
 
     async def _send_rest(
         self,
@@ -281,12 +285,15 @@ class Owner:
         entry: Entry,
         decision: Decision,
         stored: Awaitable[object],
+        tell_workers: bool,
     ) -> None:
         """Commands follow once their record is stored: never one without the other."""
         settled = await self._settled(owned, entry, stored)
         entry.unread -= len(decision.commands)
         if not settled:
             return
+        if tell_workers:
+            await self._ports.signals.cancelled(entry.state.execution_id)
         for issued in decision.commands:
             record = Record(
                 execution_id=entry.state.execution_id, events=[issued.event]
@@ -318,6 +325,81 @@ class Owner:
             self._sent.append((owned, entry, stored))
             self._sent_any.set()
         return stored
+
+    async def append_beside(
+        self,
+        owned: OwnedShard,
+        execution_id: str,
+        events: list[Event],
+        *,
+        message_id: str,
+        pool: str = "",
+    ) -> bool:
+        """Store events that are no pass of the drive; False when we may not."""
+        if owned.lost or owned.renewing:
+            return False
+        owned.in_flight += 1
+        try:
+            await self._ports.log.append(
+                owned.shard,
+                [Record(execution_id=execution_id, events=events)],
+                message_id=message_id,
+                epoch=owned.epoch,
+                pool=pool,
+            )
+        except FencedError as error:
+            self.lose(owned, str(error))
+            return False
+        finally:
+            owned.in_flight -= 1
+        return True
+
+    async def fail_command(
+        self,
+        owned: OwnedShard,
+        command_id: str,
+        code: str,
+        text: str,
+        *,
+        due: float = 0.0,
+    ) -> bool:
+        """End a command no worker will answer; False when we may not.
+
+        With ``due`` its next attempt is issued then.
+        """
+        eid = command_id.partition(".")[0]
+        entry = owned.index.open.get(eid)
+        command = None if entry is None else entry.state.commands.get(command_id)
+        if command is None:
+            return False
+        log.error(
+            "command.given_up",
+            execution_id=eid,
+            command_id=command_id,
+            step=command.step,
+            pool=command.pool,
+            code=code,
+            reason=text,
+            again=due > 0,
+        )
+        self._ports.observer.count("noetl_commands_given_up_total", code=code)
+        event = Event(
+            type="command.failed",
+            at=timestamp(self._ports.clock.now()),
+            step=command.step,
+            visit=command.visit,
+            iteration=command.iteration,
+            kind=command.kind,
+            status="FAILED",
+            command_id=command_id,
+            attempt=command.attempt,
+            code=code,
+            error=text,
+            due=due,
+        )
+        return await self.append_beside(
+            owned, eid, [event], message_id=f"{command_id}:{code}"
+        )
 
     async def _watch_appends(self) -> None:
         while True:
@@ -356,13 +438,6 @@ class Owner:
         record = Record(execution_id=entry.state.execution_id, events=[event])
         key = f"{entry.state.execution_id}:{entry.state.head.event_id}:{reason}"
         self._append(owned, entry, [record], key, "")
-
-    def _abandon(self, owned: OwnedShard, entry: Entry) -> None:
-        """Workers still at it are told that the execution is over (RT-DRV-15)."""
-        owned.memos.pop(entry.state.execution_id, None)
-        if entry.state.commands:
-            eid = entry.state.execution_id
-            self._tasks.start_soon(self._ports.signals.cancelled, eid)
 
     def _arm(self, owned: OwnedShard, entry: Entry) -> None:
         """Wake up for the execution's next timer, once."""

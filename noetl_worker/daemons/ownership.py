@@ -77,7 +77,7 @@ class Ownership:
         owner: Owner,
         tasks: TaskGroup,
         settings: OwnershipSettings,
-        taken: Callable[[OwnedShard], None],
+        taken: Callable[[OwnedShard], object],
     ) -> None:
         self._ports = ports
         self._owner = owner
@@ -238,6 +238,18 @@ class Ownership:
         finally:
             owned.renewing = False
         self._owner.drive_all(owned)
+
+    async def catch_up(self, owned: OwnedShard) -> bool:
+        """Read all that was stored in the shard before this call.
+
+        A newer lease of ours is the mark: once it comes back, nothing older is on its
+        way. False when the shard is not ours any more.
+        """
+        if not owned.renewing:
+            await self.renew(owned)
+        while not owned.lost and owned.index.position < owned.epoch:
+            await self._owner.moved.wait()
+        return not owned.lost
 
     async def leave(self) -> None:
         """Hand over: stop deciding, settle what is sent, snapshot, go (RT-OWN-2)."""

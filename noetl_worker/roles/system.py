@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from socket import gethostname
 
 import anyio
@@ -11,6 +12,11 @@ from noetl_worker.bus.nats import NatsBus
 from noetl_worker.bus.topology import SNAPSHOT_BUCKET
 from noetl_worker.client import ClientOptions, NoetlClient, RemoteCatalog
 from noetl_worker.daemons.answers import AnswerPorts, Answers
+from noetl_worker.daemons.backstop import (
+    Backstop,
+    BackstopPorts,
+    BackstopSettings,
+)
 from noetl_worker.daemons.owner import OwnedShard, Owner, OwnerPorts
 from noetl_worker.daemons.ownership import (
     Ownership,
@@ -47,9 +53,28 @@ async def run(process: Process) -> None:
 def _assemble(
     process: Process, bus: NatsBus, playbooks: Playbooks, tasks: TaskGroup
 ) -> Ownership:
-    settings = process.settings
-    limits = settings.limits
-    owner = Owner(
+    owner = _owner(process, bus, playbooks, tasks)
+    answers = Answers(
+        AnswerPorts(log=bus.log, signals=bus.signals, clock=process.clock), owner
+    )
+    ownership = _ownership(
+        process, bus, owner, tasks, lambda owned: tasks.start_soon(answers.open, owned)
+    )
+    process.readiness.clear("shards")
+    process.readiness.watch(
+        "shards", lambda: "" if ownership.ready else "shards are being read"
+    )
+    backstop = _backstop(process, bus, owner, ownership)
+    for daemon in (owner.run, ownership.run, backstop.run):
+        tasks.start_soon(daemon)
+    return ownership
+
+
+def _owner(
+    process: Process, bus: NatsBus, playbooks: Playbooks, tasks: TaskGroup
+) -> Owner:
+    limits = process.settings.limits
+    return Owner(
         OwnerPorts(
             log=bus.log,
             signals=bus.signals,
@@ -64,17 +89,20 @@ def _assemble(
             visits_max=limits.visits_max,
             depth_max=limits.depth_max,
         ),
-        settings.bus.shard_count,
-    )
-    answers = Answers(
-        AnswerPorts(log=bus.log, signals=bus.signals, clock=process.clock), owner
+        process.settings.bus.shard_count,
     )
 
-    def taken(owned: OwnedShard) -> None:
-        tasks.start_soon(answers.open, owned)
 
+def _ownership(
+    process: Process,
+    bus: NatsBus,
+    owner: Owner,
+    tasks: TaskGroup,
+    taken: Callable[[OwnedShard], object],
+) -> Ownership:
+    settings = process.settings
     ids = SnowflakeIds(machine_number(settings.process.machine_id), process.clock.now)
-    ownership = Ownership(
+    return Ownership(
         OwnershipPorts(
             log=bus.log,
             members=bus.members,
@@ -93,10 +121,25 @@ def _assemble(
         ),
         taken,
     )
-    process.readiness.clear("shards")
-    process.readiness.watch(
-        "shards", lambda: "" if ownership.ready else "shards are being read"
+
+
+def _backstop(
+    process: Process, bus: NatsBus, owner: Owner, ownership: Ownership
+) -> Backstop:
+    own = process.settings.owner
+    return Backstop(
+        BackstopPorts(
+            log=bus.log,
+            commands=bus.commands,
+            clock=process.clock,
+            observer=process.observer,
+            shards=ownership.shards.values,
+            catch_up=ownership.catch_up,
+        ),
+        owner,
+        BackstopSettings(
+            look_s=own.backstop_s,
+            lost_after_s=own.command_lost_after_s,
+            start_timeout_s=own.command_start_timeout_s,
+        ),
     )
-    tasks.start_soon(owner.run)
-    tasks.start_soon(ownership.run)
-    return ownership

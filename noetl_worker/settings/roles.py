@@ -144,6 +144,13 @@ class Owner:
         "s",
         SOME,
     )
+    backstop_s: float = env(
+        "NOETL_BACKSTOP_INTERVAL_SECS",
+        10.0,
+        "between looks at commands that wait",
+        "s",
+        ABOVE_ZERO,
+    )
     command_lost_after_s: float = env(
         "NOETL_COMMAND_LOST_AFTER_SECS",
         60.0,

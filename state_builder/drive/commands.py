@@ -59,6 +59,8 @@ def attempts(draft: Draft, step: Step, run: Pass) -> list[tuple[Iteration | None
     room = draft.turn.limits.open_commands_max - len(draft.state.commands)
     if run.loop is None:
         fresh: list[Iteration | None] = [None] if not run.issued and room > 0 else []
+    elif draft.turn.hold_loops:
+        fresh = []
     else:
         fresh = [*due(run.loop, best_effort=tolerates(step), room=room)]
     return found + [(iteration, 1) for iteration in fresh]

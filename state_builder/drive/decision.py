@@ -107,6 +107,7 @@ class Turn(Struct, kw_only=True):
         now: Unix seconds; ``at`` the same for people.
         shard, shard_count: where the execution lives, for the ids of its children.
         children: what was found for :class:`ChildNeed` lookups, by need.
+        hold_loops: the log is nearly full: loops issue nothing further for now.
         memo: anything derived from immutable parts of the state, kept between turns.
     """
 
@@ -118,6 +119,7 @@ class Turn(Struct, kw_only=True):
     shard: int = 0
     shard_count: int = 1
     children: Mapping[Struct, Struct] = field(default_factory=dict)
+    hold_loops: bool = False
     memo: dict[str, JSON] = field(default_factory=dict)
 
 

@@ -127,7 +127,7 @@ async def test_workers_go_on_after_a_restart_with_a_new_view(
     assert after.sequence == sequence > stored[-1].sequence
     after.ack()
     with anyio.fail_after(10):
-        while await bus.commands.pending("p") != (0, 0):
+        while (await bus.commands.progress("p"))[1:3] != (0, 0):
             await asyncio.sleep(0.01)
     await stream.aclose()
 

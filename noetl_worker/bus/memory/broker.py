@@ -17,7 +17,7 @@ from noetl_worker.bus.appends import check_size
 from noetl_worker.bus.topology import BusSettings
 from state_builder.errors import FencedError, LogFullError
 from state_builder.ids import Shard
-from state_builder.ports import Appended, Clock, LogInfo, LogMessage
+from state_builder.ports import Appended, Clock, LogInfo, LogMessage, PoolProgress
 from state_builder.records import JSON
 
 Question: TypeAlias = dict[str, JSON]
@@ -247,12 +247,17 @@ class MemoryConsumer:
         dues = [pending.due for pending in self._pending.values()]
         return max(0.0, min(dues) - self._now()) if dues else None
 
-    def counts(self) -> tuple[int, int]:
-        """Not yet handed out, handed out and unfinished."""
+    def progress(self) -> PoolProgress:
+        """How far it is."""
         new = sum(
             1 for each in self._broker.after(self._position) if each.pool == self._pool
         )
-        return new, len(self._pending)
+        return PoolProgress(
+            acknowledged=min(self._pending, default=self._position + 1) - 1,
+            pending=new,
+            unfinished=len(self._pending),
+            waiting=sum(puller.free > 0 for puller in self._pullers),
+        )
 
     def _next_puller(self) -> Taker | None:
         for _ in range(len(self._pullers)):

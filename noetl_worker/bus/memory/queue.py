@@ -9,7 +9,7 @@ from noetl_worker.bus.memory.waiting import Signal
 from noetl_worker.bus.topology import BusSettings, Topology
 from state_builder.errors import SettingsError, UnavailableError
 from state_builder.ids import Shard
-from state_builder.ports import Delivery
+from state_builder.ports import Delivery, PoolProgress
 
 
 class MemoryDelivery:
@@ -189,11 +189,11 @@ class MemoryCommands:
             self._view_start = self.broker.last
         return self._view_start
 
-    async def pending(self, pool: str) -> tuple[int, int]:
+    async def progress(self, pool: str) -> PoolProgress:
         """See the port."""
         if not self.online:
             raise UnavailableError("not connected")
-        return self.consumer(pool).counts()
+        return self.consumer(pool).progress()
 
     def consumer(self, pool: str) -> MemoryConsumer:
         """The pool's consumer, made when missing."""

@@ -9,7 +9,7 @@ from noetl_worker.bus.nats.jetstream import JetStream
 from noetl_worker.bus.nats.puller import Puller
 from noetl_worker.bus.topology import Topology, pool_consumer_name
 from state_builder.errors import SettingsError
-from state_builder.ports import Delivery
+from state_builder.ports import Delivery, PoolProgress
 
 
 class NatsCommands:
@@ -42,15 +42,20 @@ class NatsCommands:
             await self._refresh_view()
         return self._view_start or 0
 
-    async def pending(self, pool: str) -> tuple[int, int]:
+    async def progress(self, pool: str) -> PoolProgress:
         """See the port. Without a consumer yet, every command of the pool waits."""
         name = pool_consumer_name(pool)
         info = await self._jetstream.consumer_info(self._topology.stream, name)
         if info is not None:
-            return info.num_pending, info.num_ack_pending
+            return PoolProgress(
+                acknowledged=info.ack_floor.stream_seq,
+                pending=info.num_pending,
+                unfinished=info.num_ack_pending,
+                waiting=info.num_waiting,
+            )
         subjects = self._topology.commands(pool, ">")
         stream = await self._jetstream.stream_info(self._topology.stream, subjects)
-        return sum(stream.state.subjects.values()), 0
+        return PoolProgress(0, sum(stream.state.subjects.values()), 0, 0)
 
     async def _refresh_view(self) -> None:
         info = await self._jetstream.stream_info(self._topology.stream)

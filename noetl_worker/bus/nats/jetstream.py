@@ -67,12 +67,21 @@ class StreamInfo(Answer):
     total: int = 0
 
 
+class SequencePair(Struct):
+    """A place as a consumer counts it, and in the stream."""
+
+    consumer_seq: int = 0
+    stream_seq: int = 0
+
+
 class ConsumerInfo(Answer):
     """A consumer as its leader knows it."""
 
     config: Config = field(default_factory=dict)
     num_pending: int = 0
     num_ack_pending: int = 0
+    num_waiting: int = 0
+    ack_floor: SequencePair = field(default_factory=SequencePair)
 
 
 class StoredMessage(Struct):
