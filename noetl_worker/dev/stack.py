@@ -229,6 +229,19 @@ class Stack:
         """Start the database again on the same port."""
         await self._start_ready(_started(self._postgres))
 
+    async def mend(self) -> None:
+        """Let frozen processes go on and start what is down; ready when this returns.
+
+        Raises:
+            StackError: a process does not become ready.
+        """
+        services = self._services()
+        for service in services:
+            service.send(signals.SIGCONT)
+        below = [one for one in (self._nats, self._postgres) if one is not None]
+        for some in (below, [one for one in services if one not in below]):
+            await _all_of(partial(self._start_ready, service) for service in some)
+
     def destroy(self) -> None:
         """Kill every process at once; what was acknowledged is still on disk."""
         for service in self._services():

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import asyncpg
+from invariants import violations
 
 from noetl_worker.client import ClientOptions, NoetlClient
 from noetl_worker.dev.stack import Stack, StackOptions
 
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
 TERMINAL = ("COMPLETED", "FAILED", "CANCELLED")
 
 HEAD = """apiVersion: noetl.io/v2
@@ -145,14 +146,23 @@ class Fleet:
     def _open(self, found: dict[str, str], wanted: list[str]) -> list[str]:
         return [eid for eid in wanted if found.get(eid) not in TERMINAL][:10]
 
-    async def effects(self, execution_id: str) -> int:
-        """Different effects an execution left."""
+    async def effects(self, execution_ids: list[str]) -> dict[str, list[str]]:
+        """The different effects each execution left."""
         rows = await self.rows(
-            "SELECT count(DISTINCT (step, item)) FROM effect WHERE execution_id = $1",
-            execution_id,
+            "SELECT execution_id, array_agg(DISTINCT step || item ORDER BY step || item)"
+            " FROM effect WHERE execution_id = ANY ($1) GROUP BY 1",
+            execution_ids,
             demo=True,
         )
-        return int(rows[0][0])
+        return {eid: [] for eid in execution_ids} | {row[0]: row[1] for row in rows}
+
+    async def violations(self, execution_ids: Sequence[str | int]) -> list[str]:
+        """What does not hold of the rows of these executions (runtime.md §3.5)."""
+        connection = await asyncpg.connect(self.stack.postgres_dsn)
+        try:
+            return await violations(connection, execution_ids)
+        finally:
+            await connection.close()
 
 
 async def patiently(call: Callable[[], Awaitable[Any]]) -> Any:
@@ -185,17 +195,10 @@ async def fleet(
 ) -> AsyncIterator[Fleet]:
     """A fresh fleet with some replicas of some roles."""
     counts = {"server": 1, "system": 1, "worker": 1, "materializer": 1, **replicas}
-    settings = {
-        "NOETL_COMMAND_ACK_WAIT_SECS": "3",
-        "NOETL_NATS_HEARTBEAT_SECS": "0.5",
-        "NOETL_LEASE_TTL": "3",
-        "NOETL_WORKER_SLOTS": "8",
-        **(env or {}),
-    }
     options = StackOptions(
         data=data,
         environ={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
-        env=settings,
+        env=env or {},
         replicas=counts,  # type: ignore[arg-type]
     )
     async with Stack(options) as stack:
