@@ -31,6 +31,7 @@ from state_builder.errors import (
 )
 from state_builder.ports import CatalogEntry
 from state_builder.records import JSON, TERMINAL_STATUS, encode_json
+from tools.contract import Plugin
 
 Answer = dict[str, JSON]
 
@@ -315,6 +316,18 @@ class NoetlClient:
                 else:
                     fields = {}
 
+    async def bytes_of(
+        self, path: str, query: Mapping[str, str | int], headers: Mapping[str, str]
+    ) -> httpx.Response:
+        """An answer that is no JSON; 304 is one. Raises as the other methods do."""
+        try:
+            response = await self._http.get(path, params=query, headers=headers)
+        except httpx.TransportError as error:
+            raise self._away(error) from error
+        if response.status_code >= HTTPStatus.BAD_REQUEST:
+            raise _error(response)
+        return response
+
     async def _object(
         self,
         method: str,
@@ -353,6 +366,36 @@ class NoetlClient:
             )
         except httpx.TransportError as error:
             raise self._away(error) from error
+
+
+class RemotePlugins:
+    """The ``Plugins`` port over HTTP: what the caller has is not sent again."""
+
+    def __init__(self, client: NoetlClient) -> None:
+        self._client = client
+
+    async def fetch(
+        self, path: str, version: int, digest: str, have: str
+    ) -> Plugin | None:
+        """See the port."""
+        query: dict[str, str | int] = {"version": version or "latest"}
+        if digest:
+            query["digest"] = digest
+        response = await self._client.bytes_of(
+            f"/api/internal/plugins/{quote(path)}",
+            query,
+            {"if-none-match": f'"{have}"'} if have else {},
+        )
+        if response.status_code == HTTPStatus.NOT_MODIFIED:
+            return None
+        names = response.headers.get("x-noetl-capabilities", "").split(",")
+        return Plugin(
+            path,
+            int(response.headers.get("x-noetl-version", version)),
+            response.headers.get("etag", "").strip('"'),
+            response.content,
+            frozenset(name for name in names if name),
+        )
 
 
 class RemoteCatalog:

@@ -159,6 +159,8 @@ noetl_worker_claim_failed_total reason=terminal,superseded,unavailable -- comman
 noetl_worker_claim_dead_lettered_total -- commands nobody can read
 noetl_worker_commands_redelivered_total -- commands delivered again
 noetl_worker_command_loop_reconnect_total reason -- pulls begun again
+noetl_plugin_invocations_total outcome=success,error -- calls of plug-ins
+noetl_plugin_cache_total event=hit,miss,evict -- compiled plug-ins
 noetl_worker_dispatch_errors_total tool_kind -- tools that failed
 noetl_worker_materializer_drained_total -- messages read
 noetl_worker_materializer_acked_total -- messages behind a committed position
@@ -196,6 +198,7 @@ noetl_worker_nats_consumer_oldest_seconds stream consumer -- age of the first of
 _SECONDS_OF = """
 noetl_event_ingest_duration_seconds -- taking events over HTTP
 noetl_http_request_duration_seconds method route -- requests by route template
+noetl_plugin_duration_seconds -- calls of plug-ins
 noetl_worker_dispatch_duration_seconds tool_kind -- tools
 noetl_secret_resolve_duration_seconds provider region -- fetching a secret
 noetl_secret_refresh_duration_seconds -- refreshes of cached secrets

@@ -26,6 +26,7 @@ from noetl_worker.bus.topology import BusSettings
 from noetl_worker.lifecycle import SnowflakeIds, SystemClock
 from noetl_worker.metrics import PrometheusObserver
 from noetl_worker.server import (
+    PLUGIN_BUCKET,
     Edge,
     EdgeSettings,
     ServerPorts,
@@ -222,6 +223,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
         rows=MemoryReader(database),
         tables=tables,
         vault=keeper,
+        plugins=bus.blobs(PLUGIN_BUCKET),
         clock=clock,
         ids=ids,
         observer=observer,

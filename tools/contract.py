@@ -16,6 +16,7 @@ from typing import ClassVar, Final, NamedTuple, Protocol
 from msgspec import Struct
 from msgspec import field as struct_field
 
+from state_builder.ports import Observer
 from state_builder.records import JSON
 
 METADATA_CIDRS: Final = (
@@ -134,6 +135,7 @@ class ToolPorts:
     """What tools may ask of the platform; None where a worker has it not."""
 
     plugins: Plugins | None = None
+    observer: Observer | None = None
     effects: Effects | None = None
 
 

@@ -21,6 +21,7 @@ from noetl_worker.roles.database import (
 )
 from noetl_worker.roles.process import Process, open_bus
 from noetl_worker.server import (
+    PLUGIN_BUCKET,
     EdgeSettings,
     ServerPorts,
     create_app,
@@ -121,6 +122,7 @@ def _ports(
         rows=PostgresReader(database),
         tables=PostgresTables(database),
         vault=keeper,
+        plugins=bus.blobs(PLUGIN_BUCKET),
         clock=process.clock,
         ids=SnowflakeIds(machine, process.clock.now),
         observer=process.observer,

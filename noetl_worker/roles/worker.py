@@ -7,14 +7,14 @@ from socket import gethostname
 import anyio
 
 from noetl_worker import logs
-from noetl_worker.client import ClientOptions, NoetlClient
+from noetl_worker.client import ClientOptions, NoetlClient, RemotePlugins
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
 from noetl_worker.daemons.registration import Presence, Registration
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.roles.process import Process, open_bus, run_with_health
 from noetl_worker.settings import Settings
 from noetl_worker.wallet import RemoteSettings, RemoteWallet, WorkerKey
-from tools.contract import ToolLimits
+from tools.contract import ToolLimits, ToolPorts
 from tools.doors.groups import guard
 from tools.pipeline import Runner
 from tools.registry import Registry
@@ -74,8 +74,9 @@ async def run(process: Process) -> None:
         await bus.ensure_log(create=False)
         registration, wallet = _wallet(process, client, worker_id)
         logs.hide(lambda: wallet.masked)
+        ports = ToolPorts(plugins=RemotePlugins(client), observer=process.observer)
         runner = Runner(
-            Registry(limits), limits, process.clock, process.observer, wallet
+            Registry(limits, ports), limits, process.clock, process.observer, wallet
         )
         executor = Executor(
             ExecutorPorts(

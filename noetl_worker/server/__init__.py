@@ -9,9 +9,11 @@ redaction, and the materializer's projection of single events.
 
 from noetl_worker.server.app import create_app, create_edge, daemons
 from noetl_worker.server.edge import Edge
+from noetl_worker.server.plugins import PLUGIN_BUCKET
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
 
 __all__ = [
+    "PLUGIN_BUCKET",
     "Edge",
     "EdgeSettings",
     "ServerPorts",

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from noetl_worker.settings import Server
 from state_builder.credentials import Vault
-from state_builder.ports import Clock, EventLog, Observer, Signals
+from state_builder.ports import Blobs, Clock, EventLog, Observer, Signals
 from state_builder.records import JSON
 from state_builder.stores import RowReader, Tables
 
@@ -25,6 +25,7 @@ class ServerPorts:
     """What the server may touch.
 
     Attributes:
+        plugins: modules of WebAssembly plug-ins.
         connected: whether the broker can be reached right now.
         metrics_page: all metrics as text.
         pool_status: the database's connection pool, by the names of §1.2.
@@ -35,6 +36,7 @@ class ServerPorts:
     rows: RowReader
     tables: Tables
     vault: Vault
+    plugins: Blobs
     clock: Clock
     ids: Ids
     observer: Observer

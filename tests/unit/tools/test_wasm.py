@@ -11,6 +11,7 @@ import anyio
 import pytest
 from calls import context
 
+from noetl_worker.metrics import PrometheusObserver
 from state_builder.errors import NotFoundError, UnavailableError
 from tools.contract import CallContext, Plugin, ToolLimits, ToolPorts
 from tools.errors import ToolCallError
@@ -100,11 +101,14 @@ class Plugged:
     def __init__(self, limits: ToolLimits = LIMITS) -> None:
         self.limits = limits
         self.store = Store()
+        self.observer = PrometheusObserver()
         self.tool = Wasm(limits)
 
     async def __call__(self, input: Any = None, **plugin: Any) -> Any:
         config = {"plugin": {"path": "p", **plugin}, "input": input}
-        ports = ToolPorts(plugins=self.store, effects=self.store)
+        ports = ToolPorts(
+            plugins=self.store, effects=self.store, observer=self.observer
+        )
         call = context(self.limits, ports=ports)
         return (await self.tool.run(self.tool.validate(config), call)).data
 
@@ -291,6 +295,23 @@ async def test_calls_at_once_fetch_a_module_once(wasm: Plugged) -> None:
         for _ in range(5):
             tasks.start_soon(wasm)
     assert wasm.store.asked == 1
+
+
+async def test_calls_are_counted(wasm: Plugged) -> None:
+    """TL-WA-10."""
+    wasm.store.put(module())
+    await wasm()
+    await wasm()
+    await wasm.failure(path="other")
+    page = wasm.observer.page().decode()
+    for line in (
+        'noetl_plugin_invocations_total{outcome="success"} 2.0',
+        'noetl_plugin_invocations_total{outcome="error"} 1.0',
+        'noetl_plugin_cache_total{event="hit"} 1.0',
+        'noetl_plugin_cache_total{event="miss"} 2.0',
+        "noetl_plugin_duration_seconds_count 3.0",
+    ):
+        assert line in page
 
 
 async def test_a_warm_call_costs_little(wasm: Plugged) -> None:

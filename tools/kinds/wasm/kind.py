@@ -17,9 +17,9 @@ from msgspec import DecodeError
 from msgspec.json import decode as decode_json
 from wasmtime import Engine, Module
 
-from state_builder.errors import NotFoundError, UnavailableError
+from state_builder.errors import ConflictError, NotFoundError, UnavailableError
 from state_builder.records import JSON, ToolFailure, encode_json
-from tools.contract import CallContext, Plugin, Plugins, Tool, ToolLimits, ToolResult
+from tools.contract import CallContext, Plugin, Tool, ToolLimits, ToolPorts, ToolResult
 from tools.errors import ToolCallError, configuration
 from tools.fields import Fields, integer_of, map_of, text_of
 from tools.kinds.wasm.sandbox import (
@@ -90,7 +90,20 @@ class Wasm(Tool):
 
     async def run(self, config: Fields, call: CallContext) -> ToolResult:
         """The output, as bytes and as JSON where it is some (TL-WA-07)."""
-        known = await self._find(config, call.ports.plugins)
+        observer = call.ports.observer
+        if observer is None:
+            return await self._called(config, call)
+        began, outcome = time.monotonic(), "error"
+        try:
+            result = await self._called(config, call)
+            outcome = "success"
+            return result
+        finally:
+            observer.count("noetl_plugin_invocations_total", outcome=outcome)
+            observer.time("noetl_plugin_duration_seconds", time.monotonic() - began)
+
+    async def _called(self, config: Fields, call: CallContext) -> ToolResult:
+        known = await self._find(config, call.ports)
         data = encode_json(config["input"])
         granted = known.plugin.capabilities
         output = await self._run(known.program, str(config["entry"]), data, granted)
@@ -142,7 +155,7 @@ class Wasm(Tool):
             raise group.exceptions[0] from None
         return output
 
-    async def _find(self, config: Fields, plugins: Plugins | None) -> Known:
+    async def _find(self, config: Fields, ports: ToolPorts) -> Known:
         """The compiled module, fetched where it is not known or may be outdated."""
         version = config["version"]
         assert isinstance(version, int)
@@ -152,23 +165,28 @@ class Wasm(Tool):
             bool(wanted[2]) or time.monotonic() - known.checked_at < CHECK_S
         )
         if known is not None and fresh:
+            _note(ports, "hit")
             return known
-        if plugins is None:
+        _note(ports, "miss")
+        if ports.plugins is None:
             raise configuration("this worker has no plug-in store")
         async with self._asking.setdefault(wanted, anyio.Lock()):
-            return await self._ask(wanted, plugins)
+            return await self._ask(wanted, ports)
 
-    async def _ask(self, wanted: Wanted, plugins: Plugins) -> Known:
+    async def _ask(self, wanted: Wanted, ports: ToolPorts) -> Known:
+        assert ports.plugins is not None
         path, version, digest = wanted
         known = self._known.get(wanted)
         if known is not None and time.monotonic() - known.checked_at < CHECK_S:
             return known
         try:
             have = known.plugin.digest if known is not None else ""
-            plugin = await plugins.fetch(path, version, digest, have)
+            plugin = await ports.plugins.fetch(path, version, digest, have)
         except NotFoundError as error:
             failure = ToolFailure(kind="not_found", code="plugin", message=str(error))
             raise ToolCallError(failure) from error
+        except ConflictError as error:
+            raise configuration(f"plugin.digest: {error}") from error
         except UnavailableError as error:
             if known is None:
                 raise _unreachable(path, error) from error
@@ -178,9 +196,9 @@ class Wasm(Tool):
             assert known is not None
             known.checked_at = time.monotonic()
             return known
-        return await self._load(wanted, plugin)
+        return await self._load(wanted, plugin, ports)
 
-    async def _load(self, wanted: Wanted, plugin: Plugin) -> Known:
+    async def _load(self, wanted: Wanted, plugin: Plugin, ports: ToolPorts) -> Known:
         found = hashlib.sha256(plugin.code).hexdigest()
         if found != plugin.digest or wanted[2] not in ("", found):
             raise configuration(
@@ -191,6 +209,7 @@ class Wasm(Tool):
         if len(self._known) >= PROGRAMS_MAX:
             oldest = next(iter(self._known))
             del self._known[oldest]
+            _note(ports, "evict")
             self._asking.pop(oldest, None)
         # Runs at work keep their program; the next call takes this one.
         self._known[wanted] = Known(plugin, program, time.monotonic())
@@ -212,6 +231,11 @@ class Wasm(Tool):
             "events_published": counts["event_publish"],
             "errors": errors,
         }
+
+
+def _note(ports: ToolPorts, event: str) -> None:
+    if ports.observer is not None:
+        ports.observer.count("noetl_plugin_cache_total", event=event)
 
 
 async def _perform(intent: Intent, call: CallContext) -> None:
