@@ -15,7 +15,12 @@ import structlog
 
 from materializer.daemon.pipeline import Pipeline, Stored
 from materializer.errors import LifeError, RowError
-from state_builder.errors import ConflictError, NoetlError, UnavailableError
+from state_builder.errors import (
+    ConflictError,
+    LostDataError,
+    NoetlError,
+    UnavailableError,
+)
 from state_builder.ids import Shard
 from state_builder.ports import Clock, EventLog, LogInfo, LogMessage, Observer
 from state_builder.rows import Position, RowStore, RowWriter
@@ -106,7 +111,12 @@ class Materializer:
         while True:
             try:
                 await self._lead()
-            except* (UnavailableError, ConflictError, RowError) as errors:
+            except* (
+                UnavailableError,
+                ConflictError,
+                LostDataError,
+                RowError,
+            ) as errors:
                 self._blame(errors)
             finally:
                 self.leading = False

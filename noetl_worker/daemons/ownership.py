@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from noetl_worker.daemons.owner import OwnedShard, Owner
 from noetl_worker.daemons.snapshots import Snapshots
-from state_builder.errors import ConflictError, UnavailableError
+from state_builder.errors import ConflictError, LostDataError, UnavailableError
 from state_builder.ids import Shard, digest_of
 from state_builder.ports import Blobs, Clock, EventLog, Members, Observer
 from state_builder.records import timestamp
@@ -176,12 +176,21 @@ class Ownership:
         after = min(owned.index.position for owned in group.values())
         shards = [owned.shard for owned in group.values()]
         stream = self._ports.log.follow(shards, after=after)
-        async for batch in stream:
-            self._owner.read(group, batch)
-            for owned in group.values():
-                owned.covered = max(owned.covered, batch[-1].sequence)
-            if self._leaving or all(owned.lost for owned in group.values()):
-                return
+        try:
+            async for batch in stream:
+                self._owner.read(group, batch)
+                for owned in group.values():
+                    owned.covered = max(owned.covered, batch[-1].sequence)
+                if self._leaving or all(owned.lost for owned in group.values()):
+                    return
+        except LostDataError as error:
+            # Another life of the log has begun, or will once its keepers have looked:
+            # whoever takes the shards next reads from there.
+            self._lose_all(group, str(error))
+
+    def _lose_all(self, group: dict[int, OwnedShard], reason: str) -> None:
+        for owned in group.values():
+            self._owner.lose(owned, reason)
 
     async def _snapshot_due(self) -> None:
         now = self._ports.clock.monotonic()
@@ -213,6 +222,9 @@ class Ownership:
             return
         self._looked_at = now
         info = await self._ports.log.info()
+        for owned in self.shards.values():
+            if owned.index.generation != info.generation:
+                self._owner.lose(owned, "the log is in another life")
         middle = (info.first_sequence + info.last_sequence) // 2
         long = info.last_sequence - info.first_sequence >= RENEW_AFTER_MESSAGES
         if not long and info.bytes < info.bytes_max * RENEW_AFTER_SHARE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+import anyio
 import structlog
 
 from materializer.generation import settle_life
@@ -21,6 +22,7 @@ from state_builder.errors import UnavailableError
 log = structlog.get_logger(__name__)
 
 BOOT_RETRY_S = 1.0
+SETTLE_EVERY_S = 10.0
 
 
 def database_settings(postgres: Postgres, application: str) -> DatabaseSettings:
@@ -50,6 +52,47 @@ async def settle_log(bus: NatsBus, database: Database, stream: str) -> None:
     except UnavailableError as error:
         # While the database is away, the generation in the log is trusted.
         log.warning("generation.unchecked", reason=str(error))
+
+
+class LogKeeper:
+    """Has the log there and its life agreed on for as long as the process runs.
+
+    A broker that comes back may have lost its volume or the end of the log: after
+    every reconnect, and now and then, log and tables are compared (RT-NATS-36).
+    """
+
+    def __init__(self, bus: NatsBus, database: Database, stream: str) -> None:
+        self._bus = bus
+        self._database = database
+        self._stream = stream
+        self._wake = anyio.Event()
+
+    async def settle(self) -> None:
+        """Compare now."""
+        await settle_log(self._bus, self._database, self._stream)
+
+    async def run(self, stop: anyio.Event) -> None:
+        """Compare until ``stop``."""
+        forget = self._bus.on_state(self._changed)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._settle_for_ever)
+            await stop.wait()
+            tasks.cancel_scope.cancel()
+        forget()
+
+    def _changed(self, connected: bool) -> None:
+        if connected:
+            self._wake.set()
+
+    async def _settle_for_ever(self) -> None:
+        while True:
+            with anyio.move_on_after(SETTLE_EVERY_S):
+                await self._wake.wait()
+            self._wake = anyio.Event()
+            try:
+                await self.settle()
+            except UnavailableError as error:
+                log.warning("log.unsettled", reason=str(error))
 
 
 async def wait_for_schema(database: Database, clock: SystemClock) -> None:

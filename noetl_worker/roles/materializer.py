@@ -16,8 +16,8 @@ from noetl_worker.daemons.janitor import (
     JanitorSettings,
 )
 from noetl_worker.roles.database import (
+    LogKeeper,
     database_settings,
-    settle_log,
     wait_for_schema,
 )
 from noetl_worker.roles.process import Process, open_bus, run_with_health
@@ -37,7 +37,8 @@ async def run(process: Process) -> None:
         open_bus(process) as bus,
     ):
         await wait_for_schema(database, process.clock)
-        await settle_log(bus, database, stream)
+        log_keeper = LogKeeper(bus, database, stream)
+        await log_keeper.settle()
         rows = PostgresRows(database)
         materializer = Materializer(
             MaterializerPorts(
@@ -45,7 +46,7 @@ async def run(process: Process) -> None:
                 rows=rows,
                 clock=process.clock,
                 observer=process.observer,
-                settle=lambda: settle_log(bus, database, stream),
+                settle=log_keeper.settle,
             ),
             MaterializerSettings(
                 group=",".join(map(str, pinned)) or ALL_SHARDS,
@@ -68,5 +69,9 @@ async def run(process: Process) -> None:
             ),
             JanitorSettings(look_s=own.housekeeping_s, retention_s=own.retention_s),
         )
-        daemons = {"materializer": materializer.run, "janitor": janitor.run}
+        daemons = {
+            "log": log_keeper.run,
+            "materializer": materializer.run,
+            "janitor": janitor.run,
+        }
         await run_with_health(process, daemons)

@@ -15,8 +15,8 @@ from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.lifecycle import run_role as run_daemons
 from noetl_worker.listener import Address, Listener
 from noetl_worker.roles.database import (
+    LogKeeper,
     database_settings,
-    settle_log,
     wait_for_schema,
 )
 from noetl_worker.roles.process import Process, open_bus
@@ -48,7 +48,8 @@ async def run(process: Process) -> None:
         open_bus(process) as bus,
     ):
         await wait_for_schema(database, process.clock)
-        await settle_log(bus, database, settings.bus.event_stream)
+        log_keeper = LogKeeper(bus, database, settings.bus.event_stream)
+        await log_keeper.settle()
         async with _keeper(process, bus, database, keys) as keeper:
             ports = _ports(process, bus, database, keeper)
             edge = create_edge(ports, _edge_settings(process))
@@ -57,7 +58,7 @@ async def run(process: Process) -> None:
             )
             await run_daemons(
                 process.role,
-                {"listener": listener.run, **daemons(edge)},
+                {"listener": listener.run, "log": log_keeper.run, **daemons(edge)},
                 readiness=process.readiness,
                 grace_s=settings.process.grace_s + 2.0,
             )

