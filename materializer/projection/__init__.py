@@ -10,6 +10,14 @@ May import: core records, ids, chain, ports and rows, and ``materializer.errors`
 
 from materializer.projection.entries import Decoded, Entry, decode_messages
 from materializer.projection.projector import Projector
+from materializer.projection.recovery import event_of
 from materializer.projection.turn import Projected
 
-__all__ = ["Decoded", "Entry", "Projected", "Projector", "decode_messages"]
+__all__ = [
+    "Decoded",
+    "Entry",
+    "Projected",
+    "Projector",
+    "decode_messages",
+    "event_of",
+]

@@ -48,6 +48,7 @@ COMMANDS = (
     ("Write", "schema", "document:schema", "Print the JSON Schema of playbooks."),
     ("Write", "tools", "tools:tools", "List the kinds of tools, or explain one."),
     ("Look", "settings", "settings:settings", "Show every environment variable."),
+    ("Roles", "repair", "repair:repair", "Bring back executions that the log lost."),
     ("Roles", "server", "role:server", "The HTTP edge."),
     ("Roles", "system", "role:system", "Owns shards: folds the log and decides."),
     ("Roles", "worker", "role:worker", "Pulls commands and runs tools."),

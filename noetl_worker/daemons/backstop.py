@@ -78,10 +78,12 @@ class _Waiting(NamedTuple):
         known = self.entry.state.commands.get(self.command_id)
         return known is self.command and not self.owned.lost
 
-    @property
-    def sequence(self) -> int:
-        """Its place in the log."""
-        return event_position(self.command.event)[1]
+    def taken(self, progress: PoolProgress) -> bool:
+        """Its message is not in the queue any more, so only its answer can follow."""
+        generation, sequence, _ = event_position(self.command.event)
+        if generation != self.owned.index.generation:
+            return True
+        return sequence <= progress.acknowledged
 
 
 class Backstop:
@@ -167,7 +169,7 @@ class Backstop:
             )
         elif (
             waiting.age_s >= settings.lost_after_s
-            and waiting.sequence <= progress.acknowledged
+            and waiting.taken(progress)
             and await self._ports.catch_up(waiting.owned)
             and waiting.open
         ):

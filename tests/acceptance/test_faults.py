@@ -6,11 +6,15 @@ the next one starts from. After each, every execution started so far must be who
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import re
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import pytest
@@ -315,9 +319,22 @@ async def test_a_wiped_broker_begins_a_new_life(
 ) -> None:
     """A21, RT-NATS-36: volume gone, tables kept: new work runs under new ids."""
     data = tmp_path_factory.mktemp("wiped") / "data"
-    async with fleet(data, env=ENV) as found:
+    backstop = {
+        "NOETL_COMMAND_LOST_AFTER_SECS": "1",
+        "NOETL_BACKSTOP_INTERVAL_SECS": "1",
+    }
+    async with fleet(data, env=ENV | backstop) as found:
+        await found.client.register(playbook("slow/six", slow(ACK_WAIT_S * 2)))
         started = await start_mixed(found, 10)
         await check(found, started)
+        left = await found.start("slow/six")
+        await started_by_a_worker(found, left)
+
+        async def materialized() -> bool:
+            return bool(await events(found, left, "command.started"))
+
+        await until(materialized, lambda: "rows do not follow")
+        await found.stack.kill("worker", 0, restart=True)
         before = await found.rows("SELECT max(event_id) FROM noetl.event")
         await found.stack.kill_nats()
         shutil.rmtree(data / "nats" / "store")
@@ -330,6 +347,24 @@ async def test_a_wiped_broker_begins_a_new_life(
         )
         assert lowest[0][0] > before[0][0], "new events sort before old ones"
         await check(found, started)
+        # What was open lives in the tables alone; an operator brings it back.
+        assert (await repair(found))["restored"] == [left]
+        assert (await found.ended([left]))[left] == "COMPLETED"
+        assert await found.effects([left]) == {left: ["b-"]}
+        assert await found.violations([left]) == []
+        assert (await repair(found))["missing"] == []
+
+
+async def repair(found: Fleet) -> dict[str, Any]:
+    """What ``noetl repair`` says."""
+    environ = {
+        **os.environ,
+        "NATS_URL": found.stack.nats_url,
+        "NOETL_DATABASE_URL": found.stack.postgres_dsn,
+    }
+    command = [sys.executable, "-m", "noetl_worker", "repair", "--json"]
+    done = await anyio.run_process(command, env=environ)
+    return dict(json.loads(done.stdout))
 
 
 async def test_a_wiped_database_is_filled_from_the_log(
