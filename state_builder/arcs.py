@@ -114,8 +114,9 @@ def route(plan: Plan, step: Step, scope: Scope, *, after_failure: bool) -> Route
                 break
     tokens: dict[str, Delivered] = {}
     for arc in taken:
-        args = _rendered(arc.args, scope, f"{step.name}.next[{arc.target}].args")
-        values = _rendered(arc.set, scope, f"{step.name}.next[{arc.target}].set")
+        where = f"step '{step.name}', next.arcs to '{arc.target}'"
+        args = _rendered(arc.args, scope, f"{where}, args")
+        values = _rendered(arc.set, scope, f"{where}, set")
         earlier = tokens.get(arc.target)
         if earlier is not None:
             args = {**earlier.args, **args}
@@ -138,9 +139,11 @@ def _rendered(block: dict[str, JSON], scope: Scope, where: str) -> dict[str, JSO
     if not block:
         return {}
     try:
-        return {key: render(value, scope, data=True) for key, value in block.items()}
+        found = render({**block}, scope, data=True)
     except TemplateError as error:
         raise TemplateError(f"{where}: {error}") from error
+    assert isinstance(found, dict)
+    return found
 
 
 def may_enter(plan: Plan, state: State, name: str) -> bool:

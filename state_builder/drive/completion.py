@@ -154,11 +154,10 @@ def _assign_block(draft: Draft, step: Step, scope: Scope) -> dict[str, JSON]:
     if not step.set:
         return {}
     try:
-        values = {
-            key: render(value, scope, data=True) for key, value in step.set.items()
-        }
+        values = render({**step.set}, scope, data=True)
     except TemplateError as error:
         raise TemplateError(f"step '{step.name}', set: {error}") from error
+    assert isinstance(values, dict)
     draft.assign(values)
     return values
 

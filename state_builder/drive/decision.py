@@ -206,13 +206,19 @@ def _copy_step(step: StepState) -> StepState:
 
 
 class Draft:
-    """A decision in the making."""
+    """A decision in the making.
+
+    Attributes:
+        candidates: steps that may have become unreachable.
+        floor: no event written from now on stands before this rank.
+    """
 
     __slots__ = (
         "_owns_ctx",
         "candidates",
         "commands",
         "events",
+        "floor",
         "needs",
         "next_id",
         "others",
@@ -242,6 +248,7 @@ class Draft:
         self.needs: list[Struct] = []
         self.terminal = False
         self.next_id = _DRAFT_IDS
+        self.floor = 0
 
     @property
     def plan(self) -> Plan:
@@ -262,7 +269,12 @@ class Draft:
         """Add a state event, and fold it as the log's readers will."""
         self._fold(event)
         place = _RANKS[event.type] if rank is None else rank
-        self.events.append((place, event))
+        self.events.append((max(place, self.floor), event))
+
+    def in_order(self) -> None:
+        """What is written from now on stands in the order of writing: it builds on
+        entries of this very pass."""
+        self.floor = _RANKS["step.enter"]
 
     def issue(self, pool: str, event: Event) -> None:
         """Add a command for a pool, and fold it."""

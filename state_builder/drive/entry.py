@@ -132,9 +132,8 @@ def consume_empty(draft: Draft, name: str) -> None:
 
 def _consume_at_entry(draft: Draft, name: str) -> None:
     """The exit of a step entered in this very decision stands behind its enter."""
-    before = len(draft.events)
+    draft.in_order()
     consume(draft, name)
-    draft.events[before:] = [(4, event) for _, event in draft.events[before:]]
 
 
 def _step_over(draft: Draft, step: Step, run: Pass) -> None:
@@ -172,5 +171,7 @@ def _skip(draft: Draft, name: str, exited: Exited) -> None:
 
 def skip_unreachable(draft: Draft) -> None:
     """Mark what nothing can lead to any more (PB-530 ff.)."""
+    # Nothing of this pass concerns them, so they stand where PB-505 wants them.
+    draft.floor = 0
     for name in unreachable(draft.plan, draft.state, draft.candidates):
         _skip(draft, name, Exited(reason="unreachable"))

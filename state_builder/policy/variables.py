@@ -16,7 +16,9 @@ Changes = dict[str, JSON]
 
 def evaluate(block: Changes, scope: Scope) -> Changes:
     """All values of a block against the state before it (PB-201)."""
-    return {key: render(value, scope, data=True) for key, value in block.items()}
+    found = render({**block}, scope, data=True)
+    assert isinstance(found, dict)
+    return found
 
 
 def apply(values: Changes, scope: Scope, updates: Changes) -> None:

@@ -1,6 +1,6 @@
 """Every error of §18 with its message, path and line, and every warning.
 
-The cases stand in JSON files beside this one, a case to a line: rule id, path (of step
+The cases stand in YAML files beside this one, a case to a line: rule id, path (of step
 errors behind ``workflow[0].``), line, message, text. Of a step error the text is the
 body of the step ``start`` from line 6 on.
 """
@@ -28,7 +28,7 @@ def cases(name: str) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("rule_id", "path", "line", "message", "text"), cases("document_errors.json")
+    ("rule_id", "path", "line", "message", "text"), cases("document_errors.yaml")
 )
 def test_error_of_the_document(
     rule_id: str, path: str, line: int, message: str, text: str
@@ -42,7 +42,7 @@ def test_error_of_the_document(
 
 
 @pytest.mark.parametrize(
-    ("rule_id", "path", "line", "message", "body"), cases("step_errors.json")
+    ("rule_id", "path", "line", "message", "body"), cases("step_errors.yaml")
 )
 def test_error_of_a_step(
     rule_id: str, path: str, line: int, message: str, body: str
@@ -55,20 +55,21 @@ def test_error_of_a_step(
     assert found.line == line
 
 
-@pytest.mark.parametrize(("actions", "body", "message"), cases("workbook_errors.json"))
+@pytest.mark.parametrize(("actions", "body", "message"), cases("workbook_errors.yaml"))
 def test_pb_724_errors_of_the_workbook(actions: str, body: str, message: str) -> None:
-    """PB-080, PB-082, PB-083."""
+    """PB-724: PB-080, PB-082, PB-083."""
     lines = "\n".join(f"  {line}" for line in actions.splitlines())
     assert errors(start(body, root=f"workbook:\n{lines}\n")) == [("PB-724", message)]
 
 
 def test_pb_724_a_workbook_entry_must_be_a_map() -> None:
+    """PB-724."""
     text = start(NOOP, root="workbook: [a]")
     assert errors(text) == [("PB-727", "workbook[0] must be a map, got text 'a'")]
 
 
 def test_pb_082_actions_written_out_too_often_are_refused() -> None:
-    """A long action under many references would outgrow any memory."""
+    """PB-082: A long action under many references would outgrow any memory."""
     code = "x = 1 # " + "y" * 400_000
     root = f"workbook:\n- {{name: big, tool: {{kind: python, code: '{code}'}}}}\n"
     more = "\n".join(
@@ -80,6 +81,7 @@ def test_pb_082_actions_written_out_too_often_are_refused() -> None:
 
 
 def test_pb_700_all_findings_come_at_once_in_document_order() -> None:
+    """PB-700."""
     text = f"""\
 apiVersion: noetl.io/v3
 kind: Playbook
@@ -121,7 +123,7 @@ def test_the_document_is_there_whenever_the_text_could_be_read() -> None:
     assert parse("a: [").document is None
 
 
-@pytest.mark.parametrize(("root", "more", "body", "message"), cases("warnings.json"))
+@pytest.mark.parametrize(("root", "more", "body", "message"), cases("warnings.yaml"))
 def test_pb_750_warning(root: str, more: str, body: str, message: str) -> None:
     """PB-464, PB-750: reported, and the playbook may still be executed."""
     result = parse(start(body, more, root))
@@ -131,6 +133,7 @@ def test_pb_750_warning(root: str, more: str, body: str, message: str) -> None:
 
 
 def test_pb_750_nothing_is_said_of_a_sound_playbook() -> None:
+    """PB-750."""
     text = start(
         "tool: {kind: python, code: 'x = {a}'}\n"
         "input: {sql: '{x}', code: '{% raw'}\n"
@@ -141,7 +144,7 @@ def test_pb_750_nothing_is_said_of_a_sound_playbook() -> None:
 
 
 def test_pb_750_syntax_of_templates_is_the_callers_to_tell() -> None:
-    """PB-424: only a warning, and conditions without braces are checked as well."""
+    """PB-750: PB-424: only a warning, and conditions without braces are checked as well."""
     asked: list[str] = []
 
     def check(text: str) -> str | None:
@@ -177,6 +180,7 @@ def test_pb_750_syntax_of_templates_is_the_callers_to_tell() -> None:
     ],
 )
 def test_pb_725_only_the_keychain_itself_is_refused(text: str) -> None:
+    """PB-725."""
     quoted = (
         text.replace('"', '\\"') if "\\" not in text else text.replace("\\", "\\\\")
     )
@@ -185,11 +189,13 @@ def test_pb_725_only_the_keychain_itself_is_refused(text: str) -> None:
 
 
 def test_pb_725_texts_without_templates_may_speak_of_it() -> None:
+    """PB-725."""
     text = start(f"{NOOP}\nset: {{a: see keychain.x, b: '{{{{ open keychain.x'}}")
     assert errors(text) == []
 
 
 def test_pb_725_rules_run_on_the_worker_and_may_use_it() -> None:
+    """PB-725."""
     body = """
     tool:
       kind: noop
@@ -211,7 +217,7 @@ def test_pb_725_rules_run_on_the_worker_and_may_use_it() -> None:
     ],
 )
 def test_pb_721_sound_conditions_are_taken_as_they_are(text: str) -> None:
-    """PB-440, PB-442."""
+    """PB-721: PB-440, PB-442."""
     quoted = text.replace('"', '\\"')
     playbook = load(start(f'{NOOP}\nwhen: "{quoted}"'))
     assert playbook.steps["start"].when == text

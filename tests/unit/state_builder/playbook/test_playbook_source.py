@@ -64,12 +64,14 @@ from state_builder.playbook.source import (
     ],
 )
 def test_pb_002_scalars_follow_yaml_1_2_core(written: str, value: object) -> None:
+    """PB-002."""
     found = read(f"k: {written}" if written != "-" else "k: '-'").value["k"]
     assert found == value
     assert type(found) is type(value)
 
 
 def test_pb_002_map_keys_are_texts() -> None:
+    """PB-002."""
     text = "{1: a, true: b, null: c, 2024-05-01: d, 1.50: e, 'x y': f, &k g: h}"
     assert list(read(text).value) == [
         *("1", "true", "null", "2024-05-01", "1.50", "x y", "g"),
@@ -77,16 +79,19 @@ def test_pb_002_map_keys_are_texts() -> None:
 
 
 def test_pb_001_json_is_read_as_well() -> None:
+    """PB-001."""
     text = '{"a":\n\t"\\ud83d\\ude00\\/", "b": [1, 2.5, null, true], "c": {}}'
     assert read(text).value == {"a": "😀/", "b": [1, 2.5, None, True], "c": {}}
 
 
 def test_pb_001_bytes_are_utf_8_with_or_without_mark() -> None:
+    """PB-001."""
     assert read(b"\xef\xbb\xbfa: \xc3\xa4").value == {"a": "ä"}
     assert read("\ufeffa: ä").value == {"a": "ä"}
 
 
 def test_pb_001_anchors_aliases_and_merge_keys() -> None:
+    """PB-001."""
     text = """
 base: &base {kind: http, timeout: 3}
 other: &other {timeout: 5, verify: true}
@@ -118,6 +123,7 @@ def test_an_alias_may_be_a_key() -> None:
 
 
 def test_pb_700_every_place_has_its_line() -> None:
+    """PB-700."""
     document = read("a:\n  b:\n    - x\n    - {c: 1,\n       d: 2}\nm: {<<: {z: 1}}\n")
     assert document.line_of(()) == 1
     assert document.line_of(("a",)) == 1
@@ -172,6 +178,7 @@ def test_pb_700_every_place_has_its_line() -> None:
     ids=lambda value: repr(value)[:40],
 )
 def test_pb_001_one_error_with_line_and_column(text: str | bytes, problem: str) -> None:
+    """PB-001."""
     with pytest.raises(SourceError) as caught:
         read(text)
     message = str(caught.value)

@@ -14,6 +14,7 @@ NOOP = "tool: {kind: noop}\n"
 
 
 def test_pb_044_every_key_of_a_step() -> None:
+    """PB-044."""
     body = """
     desc: a
     description: b
@@ -52,11 +53,13 @@ def test_a_step_says_nothing_it_was_not_given() -> None:
 
 @pytest.mark.parametrize("when", [True, False, "ctx.n > 3", "{{ x }}"])
 def test_pb_046_the_guard_is_kept_as_written(when: str | bool) -> None:
+    """PB-046."""
     written = str(when).lower() if isinstance(when, bool) else f"'{when}'"
     assert step(f"{NOOP}when: {written}").when == when
 
 
 def test_pb_047_admission_rules_in_order() -> None:
+    """PB-047."""
     found = step(
         NOOP
         + """
@@ -82,13 +85,14 @@ spec:
 
 
 def test_pb_048_step_input_and_tool_input_stay_apart() -> None:
-    """The tool's lies over the step's; whoever renders lays it there."""
+    """PB-048: The tool's lies over the step's; whoever renders lays it there."""
     found = step("input: {a: 1, b: 1}\ntool: {kind: noop, args: {b: 2}, input: {c: 3}}")
     assert decoded(found.input) == {"a": 1, "b": 1}
     assert decoded(found.tool) == {"kind": "noop", "input": {"b": 2, "c": 3}}
 
 
 def test_pb_048_args_of_a_container_are_its_argument_list() -> None:
+    """PB-048."""
     found = step(
         "input: {a: 1}\n"
         "tool: {kind: container, image: x, args: [-v, '{{ a }}'], input: {b: 2}}"
@@ -102,6 +106,7 @@ def test_pb_048_args_of_a_container_are_its_argument_list() -> None:
 
 
 def test_pb_049_inputs_keep_their_order() -> None:
+    """PB-049."""
     found = step(f"{NOOP}input: {{z: 1, a: 2, m: 3}}")
     assert list(dict(decoded(found.input))) == ["z", "a", "m"]  # type: ignore[call-overload]
 
@@ -120,17 +125,19 @@ def test_pb_049_inputs_keep_their_order() -> None:
     ],
 )
 def test_pb_045_timeouts(written: str, seconds: float) -> None:
+    """PB-045."""
     assert step(f"{NOOP}spec: {{timeout: {written}}}").timeout_s == seconds
 
 
 def test_pb_045_the_steps_timeout_wins_over_the_playbooks() -> None:
+    """PB-045."""
     root = "executor: {spec: {policy: {defaults: {timeout_s: 90}}}}"
     assert step(f"{NOOP}spec: {{timeout: 5}}", root=root).timeout_s == 5.0
     assert step(NOOP, root=root).timeout_s == 90.0
 
 
 def test_pb_045_a_template_becomes_the_timeout_of_each_tool() -> None:
-    """PB-751: rendered where it runs. A tool's own timeout stays."""
+    """PB-045: PB-751: rendered where it runs. A tool's own timeout stays."""
     single = step("tool: {kind: noop}\nspec: {timeout: '{{ t }}'}")
     assert decoded(single.tool) == {"kind": "noop", "timeout": "{{ t }}"}
     assert single.texts == ("{{ t }}",)
@@ -157,17 +164,20 @@ def test_pb_045_a_template_becomes_the_timeout_of_each_tool() -> None:
     ],
 )
 def test_pb_567_on_error(spec: str, on_error: str, best_effort: bool) -> None:
+    """PB-567."""
     found = step(f"{NOOP}spec: {spec}")
     assert (found.on_error, found.best_effort) == (on_error, best_effort)
 
 
 def test_pb_567_retry_uses_the_defaults_where_none_are_given() -> None:
+    """PB-567."""
     assert decoded(step(f"{NOOP}spec: {{on_error: retry}}").retry) == RETRY_DEFAULT
     found = step(f"{NOOP}spec: {{on_error: retry, retry: {{max_attempts: 9}}}}")
     assert decoded(found.retry) == {**RETRY_DEFAULT, "max_attempts": 9}
 
 
 def test_pb_051_older_retry_beside_the_tool() -> None:
+    """PB-051."""
     assert decoded(step(f"{NOOP}retry: {{max_retries: 1}}").retry) == {
         **RETRY_DEFAULT,
         "max_attempts": 2,
@@ -191,6 +201,7 @@ def test_pb_051_older_retry_beside_the_tool() -> None:
 def test_pb_202_keys_of_step_and_arc_are_paths_of_variables(
     written: str, variables: dict[str, JSON]
 ) -> None:
+    """PB-202."""
     found = step(
         f"{NOOP}set: {written}\nnext: {{arcs: [{{step: end, set: {written}}}]}}"
     )
@@ -199,6 +210,7 @@ def test_pb_202_keys_of_step_and_arc_are_paths_of_variables(
 
 
 def test_pb_202_set_ctx_and_vars_are_older_spellings() -> None:
+    """PB-202."""
     found = step(
         f"{NOOP}vars: {{a: 1}}\nset_ctx: {{a: 2, b: 2}}\nset: {{b: 3}}\n"
         "next: {arcs: [{step: end, set_ctx: {c: 4}}]}"
@@ -243,12 +255,13 @@ def test_pb_202_set_ctx_and_vars_are_older_spellings() -> None:
     ],
 )
 def test_pb_342_output_has_one_form(body: str, output: dict[str, JSON]) -> None:
-    """TL-OS-01: the step's over that of its single tool."""
+    """PB-342: TL-OS-01: the step's over that of its single tool."""
     found = step(body).output
     assert (decoded(found) if found else {}) == output
 
 
 def test_pb_342_output_of_a_task_stays_with_the_task() -> None:
+    """PB-342."""
     found = step("tool: [{name: a, kind: noop, output: {inline_max_bytes: 1}}]")
     assert decoded(found.tool) == {
         "kind": "task_sequence",
@@ -268,6 +281,7 @@ def test_pb_342_output_of_a_task_stays_with_the_task() -> None:
     ],
 )
 def test_pb_645_a_bare_noop_has_nothing_to_return(body: str, bare: bool) -> None:
+    """PB-645."""
     assert step(body).bare_noop is bare
 
 
@@ -290,6 +304,7 @@ def test_a_pool_of_workers_is_a_text_and_a_pool_of_connections_a_map(
 
 
 def test_pb_042_end_is_an_ordinary_step_when_defined() -> None:
+    """PB-042."""
     playbook = load(book("- {step: start, tool: {kind: noop}, next: end}\n" + END))
     assert playbook.steps["end"].bare_noop
     assert playbook.steps["end"].next.arcs == ()
