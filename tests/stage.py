@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec.json import decode as decode_json
+from world import World
 
 from noetl_worker.rehearsal.answers import Answers, Call, Data, Fail, read_script
 from noetl_worker.rehearsal.tools import Tools
 from noetl_worker.rehearsal.trace import trace_line
-from noetl_worker.rehearsal.world import EXECUTION, OpenId, World
+from noetl_worker.rehearsal.world import EXECUTION, OpenId
 from state_builder.drive import DriveLimits
 from state_builder.errors import InvalidError
 from state_builder.records import JSON
@@ -73,8 +74,9 @@ class Stage:
     """
 
     def __init__(self, case: dict[str, Any]) -> None:
+        self.text = document(case["workflow"], "main", case)
         self.world = World(
-            document(case["workflow"], "main", case),
+            self.text,
             children={
                 path: document(
                     text,

@@ -57,6 +57,11 @@ class World(InMemory):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.runs: dict[str, int] = {}
+        self.decided: list[tuple[int, str, float, bytes]] = []
+
+    def look(self, entry: Entry) -> Decision | None:
+        """What would be decided now."""
+        return self._decide(entry)
 
     def _decide(self, entry: Entry) -> Decision | None:
         """Decide, and hold what owners rely on: a pass read back is no news."""
@@ -64,6 +69,10 @@ class World(InMemory):
         news = entry.due or fired
         decision = super()._decide(entry)
         assert news or decision is None, "a pass left something to decide"
+        if decision is not None:
+            eid = entry.state.execution_id
+            told = encode_json(decision)
+            self.decided.append((self.index.position, eid, self.now, told))
         entry.due = decision is not None and decision.partial
         return decision
 
@@ -100,8 +109,13 @@ class World(InMemory):
         """To the end: finish commands in the order ``choose`` picks."""
         self.start()
         self.settle()
-        while ready := self.ready():
-            self.finish(*choose(ready))
+        while self.terminal is None:
+            ready, due = self.ready(), self.next_timer()
+            if ready:
+                self.finish(*choose(ready))
+            else:
+                assert due is not None, "it hangs"
+                self.pass_time(max(0.0, due - self.now))
             self.settle()
 
     @property

@@ -72,6 +72,7 @@ def settle(
     command = draft.state.commands.get(command_id)
     assert command is not None
     verdict, run, updates = _judged(draft, command, run)
+    draft.unsettled = draft.unsettled or rank > 0
     if verdict.do == "retry":
         _repeat(draft, command_id, command, run, draft.turn.now + verdict.wait_s)
         return

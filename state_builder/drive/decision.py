@@ -211,6 +211,7 @@ class Draft:
     Attributes:
         candidates: steps that may have become unreachable.
         floor: no event written from now on stands before this rank.
+        unsettled: an outcome was written after outcomes were consumed.
     """
 
     __slots__ = (
@@ -225,6 +226,7 @@ class Draft:
         "state",
         "terminal",
         "turn",
+        "unsettled",
     )
 
     def __init__(self, turn: Turn) -> None:
@@ -249,6 +251,7 @@ class Draft:
         self.terminal = False
         self.next_id = _DRAFT_IDS
         self.floor = 0
+        self.unsettled = False
 
     @property
     def plan(self) -> Plan:
@@ -320,7 +323,7 @@ class Draft:
             commands=self.commands,
             others=self.others,
             terminal=self.terminal,
-            partial=self.full or len(self.others) >= self.others_max,
+            partial=self.unsettled or self.full or len(self.others) >= self.others_max,
         )
 
 

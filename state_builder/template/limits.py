@@ -30,6 +30,9 @@ WORK_MAX: Final = 10_000_000
 CHARACTERS_PER_UNIT: Final = 256
 """Characters that are read or written in one unit of work."""
 
+CONTAINER_COST: Final = 24
+"""Units to walk into one list or map, beside two for each element."""
+
 NESTING_MAX: Final = 200
 """Levels of a value that a text may put together, write or compare."""
 

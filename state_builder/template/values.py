@@ -19,6 +19,7 @@ from state_builder.errors import TemplateError
 from state_builder.records import JSON
 from state_builder.template.limits import (
     CHARACTERS_PER_UNIT,
+    CONTAINER_COST,
     NESTING_MAX,
     OUTPUT_MAX,
     Meter,
@@ -121,13 +122,13 @@ def settle(meter: Meter, value: object, *, keep: bool = False, depth: int = 0) -
         if type(value) is str or type(value) in _SCALARS:
             return value
     if isinstance(value, list | tuple):
-        meter.charge(len(value))
+        meter.charge(CONTAINER_COST + 2 * len(value))
         if keep and hasattr(value, "_fields"):
             # A group keeps the names of its two parts.
             return cast("JSON", value)
         return [settle(meter, item, keep=keep, depth=depth + 1) for item in value]
     if isinstance(value, Mapping):
-        meter.charge(len(value))
+        meter.charge(CONTAINER_COST + 2 * len(value))
         return {
             _key(name): settle(meter, value[name], keep=keep, depth=depth + 1)
             for name in value
