@@ -159,7 +159,7 @@ def blockers(plan: Plan, state: State, name: str) -> list[str]:
 
 
 def _blocking(plan: Plan, state: State, name: str) -> Iterator[str]:
-    oldest = state.steps[name].tokens[0].order
+    mine = _age(plan, state, name)
     for other in state.live:
         if other == name or not plan.reaches(other, name):
             continue
@@ -168,20 +168,22 @@ def _blocking(plan: Plan, state: State, name: str) -> Iterator[str]:
         if (
             merely_holding
             and plan.reaches(name, other)
-            and holder.tokens[0].order > oldest
+            and _age(plan, state, other) > mine
         ):
             continue
         yield other
+
+
+def _age(plan: Plan, state: State, name: str) -> tuple[int, int]:
+    """Older tokens go first; of one event, document order decides (PB-503)."""
+    return state.steps[name].tokens[0].order, plan.playbook.steps[name].index
 
 
 def holding(plan: Plan, state: State) -> list[str]:
     """Steps with tokens, oldest token first, then document order (PB-503)."""
     found = [name for name in state.live if state.steps[name].tokens]
     if len(found) > 1:
-        steps = plan.playbook.steps
-        found.sort(
-            key=lambda name: (state.steps[name].tokens[0].order, steps[name].index)
-        )
+        found.sort(key=lambda name: _age(plan, state, name))
     return found
 
 

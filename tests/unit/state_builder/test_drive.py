@@ -289,7 +289,7 @@ def test_nothing_is_decided_before_the_genesis_or_after_the_terminal() -> None:
 
 
 def test_when_all_tokens_are_blocked_the_oldest_enters() -> None:
-    """PB-525: a safety net no playbook reaches."""
+    """PB-525: a safety net no playbook reaches, so this graph is doctored."""
     text = Stage(
         {
             "workflow": "- {step: start, tool: {kind: noop}, next: [a, b]}\n"
@@ -298,7 +298,9 @@ def test_when_all_tokens_are_blocked_the_oldest_enters() -> None:
         }
     ).text
     plan, state = Plan(load(text)), State(execution_id="1")
-    exited = Exited(arcs=[Delivered(step="a"), Delivered(step="b")])
+    plan.reach = {**plan.reach, "a": plan.bits["b"] | plan.bits["start"]}
+    plan.reach["start"] = plan.bits["a"]
+    exited = Exited(arcs=[Delivered(step="b"), Delivered(step="a")])
     state.step("start")
     skip = Event(type="step.skipped", step="start", context=Raw(encode_json(exited)))
     apply(state, skip, 7)
@@ -325,3 +327,17 @@ def test_events_out_of_turn_change_nothing() -> None:
         assert fold(state, event, number) == "not_open"
     assert fold(state, Event(type="something.else"), 99) == ""
     assert state.ignored == 8
+
+
+def test_two_steps_of_one_cycle_with_tokens_of_one_event_go_in_document_order() -> None:
+    """PB-522, PB-503: they do not wait for a third branch that has nothing to do."""
+    stage = stage_of(
+        "- {step: start, tool: {kind: noop}, next: [b, a, alone]}\n"
+        "- {step: a, tool: {kind: noop}, next: {arcs: [{step: b, when: '{{ n < 2 }}'}]},"
+        " set: {n: '{{ (n | default(0)) + 1 }}'}}\n"
+        "- {step: b, tool: {kind: noop}, next: a}\n"
+        "- {step: alone, tool: {kind: noop}}\n"
+    )
+    stage.finish(stage.world.ready()[0])
+    stage.world.settle()
+    assert stage.entered() == ["start", "a", "alone"]

@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from stage import Stage
@@ -16,7 +14,7 @@ from noetl_worker.rehearsal.world import EPOCH_S
 from state_builder.arcs import Plan
 from state_builder.records import Event, Record
 from state_builder.state import State
-from state_builder.waiting import COMMANDS_NAMED_MAX, Wait, last_decision, span, waits
+from state_builder.waiting import COMMANDS_NAMED_MAX, Wait, last_decision, waits
 
 
 def begun(workflow: str, **case: Any) -> Stage:
@@ -203,14 +201,13 @@ def test_a_state_that_waits_for_nothing_is_a_fault_and_says_so() -> None:
 def test_a_token_for_a_step_that_runs_waits_for_its_pass() -> None:
     """PB-526."""
     stage = begun(
-        "- {step: start, tool: {kind: noop}, next: [a, b]}\n"
-        "- {step: a, tool: {kind: noop}, next: b}\n"
-        "- {step: b, tool: {kind: noop}, next: a}\n"
+        "- {step: start, tool: {kind: noop}, next: [a, start]}\n"
+        "- {step: a, tool: {kind: noop}}\n"
     )
     for _ in range(2):
-        stage.finish(stage.world.ready()[-1])
+        stage.finish(stage.world.ready()[-1 if "a" in stage.entered() else 0])
         stage.world.settle()
-    assert told(stage)[-1].text.endswith("from 'b'; its own pass must end first")
+    assert told(stage)[-1].text.endswith("from 'start'; its own pass must end first")
 
 
 def test_the_last_decision_is_told_with_what_led_to_it() -> None:
@@ -242,21 +239,3 @@ def test_the_last_decision_is_told_with_what_led_to_it() -> None:
     decision = last_decision(looped.world.state())
     assert decision is not None
     assert decision.cause
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-1, "0 ms"),
-        (0.25, "250 ms"),
-        (1, "1.0 s"),
-        (119.9, "119.9 s"),
-        (120, "2 min"),
-        (7199, "119 min"),
-        (7200, "2 h 00 min"),
-        (172799, "47 h 59 min"),
-        (172800, "2 days"),
-    ],
-)
-def test_spans_of_time_for_people(seconds: float, text: str) -> None:
-    assert span(seconds) == text
