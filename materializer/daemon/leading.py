@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import structlog
@@ -40,6 +41,7 @@ class MaterializerSettings:
         shards: the group's shards; None for all.
         stream: the log's name, for metrics.
         batch_max: most messages per transaction.
+        pause_s: rest after a read that gave less than that.
         backoff_first_s, backoff_max_s: wait after an error, doubling.
         lag_poll_s: how often the lag is measured.
         fault_fail_first: fail that many batches, to test the way back.
@@ -49,6 +51,7 @@ class MaterializerSettings:
     shards: tuple[Shard, ...] | None = None
     stream: str = "noetl_events"
     batch_max: int = 200
+    pause_s: float = 0.025
     backoff_first_s: float = 2.0
     backoff_max_s: float = 30.0
     lag_poll_s: float = 5.0
@@ -138,6 +141,7 @@ class Materializer:
                 writer,
                 self.position,
                 batch_max=self._settings.batch_max,
+                rest=partial(self._ports.clock.sleep, self._settings.pause_s),
                 on_write=self._fail_if_told,
                 on_stored=self._note,
             )

@@ -2,7 +2,8 @@
 
 This process decodes the next batch while the database stores the one before. A batch
 is what is there, up to a bound: one message when the log is quiet, full ones when it
-is not.
+is not. Between the two the reader rests after every read that gave less than a batch:
+a transaction for each message would cost the machine more than running the step did.
 
 A row the tables refuse ends the pipeline; its batch is then stored by halves, each in
 a transaction of its own with the position left where it is, down to the one event at
@@ -12,7 +13,7 @@ heads, so a crash in between repeats nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import anyio
@@ -54,7 +55,10 @@ class _Prepared(NamedTuple):
 
 
 class Pipeline:
-    """Follows the log for one writer, from one position on."""
+    """Follows the log for one writer, from one position on.
+
+    ``rest`` waits a moment, for more to come.
+    """
 
     def __init__(
         self,
@@ -62,12 +66,14 @@ class Pipeline:
         position: Position,
         *,
         batch_max: int,
+        rest: Callable[[], Awaitable[None]],
         on_write: Callable[[], None],
         on_stored: Callable[[Stored], None],
     ) -> None:
         self._writer = writer
         self._position = position
         self._batch_max = batch_max
+        self._rest = rest
         self._on_write = on_write
         self._on_stored = on_stored
         self._projector = Projector(position.generation)
@@ -94,7 +100,7 @@ class Pipeline:
                 done_out,
                 done_in,
             ):
-                stages.start_soon(_read, follow(self._position.sequence), read_out)
+                stages.start_soon(self._read, follow(self._position.sequence), read_out)
                 stages.start_soon(self._project, read_in, done_out)
                 async for prepared in done_in:
                     try:
@@ -106,6 +112,22 @@ class Pipeline:
             self._projector.forget()
             for prepared in refused:
                 await self._isolate(prepared)
+
+    async def _read(
+        self,
+        messages: AsyncIterator[list[LogMessage]],
+        read: MemoryObjectSendStream[list[LogMessage]],
+    ) -> None:
+        try:
+            async for some in messages:
+                await read.send(some)
+                if len(some) < self._batch_max:
+                    await self._rest()
+        finally:
+            close = getattr(messages, "aclose", None)
+            if close is not None:
+                with anyio.CancelScope(shield=True):
+                    await close()
 
     async def _project(
         self,
@@ -196,17 +218,3 @@ class Pipeline:
             entries, after=self._position, position=position
         )
         await self._write(_Prepared(entries, projected, messages, cleaned))
-
-
-async def _read(
-    messages: AsyncIterator[list[LogMessage]],
-    read: MemoryObjectSendStream[list[LogMessage]],
-) -> None:
-    try:
-        async for some in messages:
-            await read.send(some)
-    finally:
-        close = getattr(messages, "aclose", None)
-        if close is not None:
-            with anyio.CancelScope(shield=True):
-                await close()

@@ -53,6 +53,7 @@ async def run(process: Process) -> None:
                 shards=tuple(map(Shard, pinned)) or None,
                 stream=stream,
                 batch_max=own.batch,
+                pause_s=own.pause_ms / 1000,
                 backoff_first_s=own.backoff_ms / 1000,
                 lag_poll_s=settings.worker.lag_poll_s,
                 fault_fail_first=own.fail_first,

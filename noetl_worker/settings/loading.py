@@ -66,6 +66,7 @@ _RETIRED: Final[dict[str, str]] = {
             "NOETL_MATERIALIZER_IDLE_SLEEP_MS NOETL_CLUSTER_DSN",
             "roles are commands of one image",
         ),
+        ("NOETL_MATERIALIZER_TIMEOUT_MS", "the log is followed, nothing is fetched"),
         ("NOETL_REFS_IN_STATE NOETL_ATOMIC_ITEM_CONTEXT", "always on"),
         (
             "NOETL_SEALED_CREDENTIALS NOETL_SEALED_ALLOW_PLAINTEXT_FALLBACK",

@@ -240,8 +240,12 @@ class Materializer:
         "",
         Allow(low=1, high=1000),
     )
-    wait_ms: int = env(
-        "NOETL_MATERIALIZER_TIMEOUT_MS", 2000, "wait for a batch", "ms", SOME
+    pause_ms: int = env(
+        "NOETL_MATERIALIZER_PAUSE_MS",
+        25,
+        "rest after a read that gave less than a batch",
+        "ms",
+        NOT_NEGATIVE,
     )
     backoff_ms: int = env(
         "NOETL_MATERIALIZER_ERROR_BACKOFF_MS",
