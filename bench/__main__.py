@@ -1,6 +1,6 @@
 """``python -m bench``: the numbers of the product on this machine, in one run.
 
---sync always     the broker syncs every append to disk
+--sync always     every append is on disk before it is acknowledged, in all workloads
 --only w1,w2      some workloads
 --out FILE        where the figures go (bench/results/latest.json)
 """
@@ -8,153 +8,165 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
+import subprocess
+import sys
 import tempfile
-import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-import asyncpg
+import structlog
 
-from bench.filled_log import fill
-from bench.fleet import Fleet, chain, cpu_seconds, w1, w2, w3, write_results
+from bench import workloads
+from bench.core import core
+from bench.fleet import Fleet
+from bench.report import show
 from bench.transfer import transfer
-from noetl_worker.bus.topology import BusSettings
-from noetl_worker.dev.stack import Stack, StackOptions
+from bench.worker import worker
+from noetl_worker.dev import Stack, StackOptions
+from noetl_worker.dev.net import free_ports, http_status
 
-SLOTS = "64"
-ALL = ("w1", "w2", "w2_python", "w3", "w4", "w5", "w6", "transfer")
+ENV = {
+    "NOETL_WORKER_SLOTS": "64",
+    "NOETL_PYTHON_CHILDREN": "2",
+    "LOG_LEVEL": "WARNING",
+}
+ALWAYS = ("always_w1", "always_w2")
+HISTORY = ("w4", "w5")
+ALONE = ("core", "worker")
+LIVE = ("w1", "w2", "w2_python", "w2_http", "w3", "w6", "w7", "timers", "transfer")
+ALL = (*ALONE, *LIVE, *HISTORY, *ALWAYS)
 
-
-def options(data: Path, sync: str, **replicas: int) -> StackOptions:
-    """A fleet of one process per role."""
-    return StackOptions(
-        data=data,
-        environ={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
-        env={
-            "NOETL_WORKER_SLOTS": SLOTS,
-            "NOETL_PYTHON_CHILDREN": "2",
-            "LOG_LEVEL": "WARNING",
-        },
-        replicas={"server": 1, "system": 1, "worker": 1, "materializer": 1, **replicas},  # type: ignore[dict-item]
-        sync_interval=sync,
-    )
+Results = dict[str, Any]
+Workload = Callable[[], Awaitable[Any]]
 
 
-async def live(data: Path, sync: str, only: set[str]) -> dict[str, Any]:
+@asynccontextmanager
+async def running(sync: str, **replicas: int) -> AsyncIterator[tuple[Stack, Fleet]]:
+    """A fleet of one process per role, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="noetl-bench-") as folder:
+        options = StackOptions(
+            data=Path(folder),
+            environ={"PATH": os.environ["PATH"], "HOME": folder},
+            env=ENV,
+            replicas={"server": 1, "system": 1, "worker": 1, "materializer": 1}
+            | replicas,  # type: ignore[arg-type]
+            sync_interval=sync,
+        )
+        async with (
+            Stack(options) as stack,
+            Fleet(stack.server_url, stack.postgres_dsn, stack.pids) as fleet,
+        ):
+            yield stack, fleet
+
+
+@contextmanager
+def answering() -> Iterator[int]:
+    """A web server to call; its port."""
+    port = free_ports(1)[0]
+    server = subprocess.Popen([sys.executable, "-m", "bench.web", str(port)])
+    try:
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
+async def live(sync: str, only: set[str]) -> Results:
     """Workloads on a whole fleet."""
-    results: dict[str, Any] = {}
-    async with Stack(options(data, sync)) as stack:
-        fleet = Fleet(stack.server_url, stack.postgres_dsn)
-        cpu = partial(lambda found: cpu_seconds(found.pids()), stack)
-        try:
-            if "w1" in only:
-                results["w1"] = await w1(fleet, 200)
-            if "w2" in only:
-                await w2(fleet, "noop", 50, cpu)
-                results["w2"] = await w2(fleet, "noop", 500, cpu)
-            if "w2_python" in only:
-                await w2(fleet, "python", 20, cpu)
-                results["w2_python"] = await w2(fleet, "python", 500, cpu)
-            if "w3" in only:
-                results["w3"] = await w3(fleet, 1000)
-            if "w6" in only:
-                results["w6"] = await w3(fleet, 10_000, 500)
-            if "transfer" in only:
-                results["transfer"] = await transfer(stack.postgres_dsn, data)
-        finally:
-            await fleet.close()
+    results: Results = {}
+    with answering() as port:
+        url = f"http://127.0.0.1:{port}/"
+        async with running(sync) as (stack, fleet):
+            while await http_status(port, "/") != 200:  # noqa: ASYNC110 - it starts
+                await anyio.sleep(0.02)
+            todo: dict[str, Workload] = {
+                "w1": partial(workloads.one_at_a_time, fleet, 200),
+                "w2": partial(workloads.flood, fleet, "noop", 500),
+                "w2_python": partial(workloads.flood, fleet, "python", 300),
+                "w2_http": partial(workloads.flood, fleet, "http", 200, url),
+                "w3": partial(workloads.loop, fleet, 1000),
+                "w6": partial(workloads.loop, fleet, 10_000, 500, runs=2),
+                "w7": partial(workloads.rows, fleet, stack.demo_dsn, url, 10_000),
+                "timers": partial(workloads.timers, fleet, 1000),
+                "transfer": partial(
+                    transfer, stack.postgres_dsn, stack.options.data / "transfer"
+                ),
+            }
+            for name, work in todo.items():
+                if name in only:
+                    results[name] = await measured(name, work)
     return results
 
 
-async def history(data: Path, sync: str) -> dict[str, Any]:
-    """W4 and W5: a system worker and a materializer boot on a log of 100,000 events."""
-    results: dict[str, Any] = {}
-    async with Stack(options(data, sync, system=0, worker=0, materializer=0)) as stack:
-        fleet = Fleet(stack.server_url, stack.postgres_dsn)
-        text = chain("noop").replace(
-            "metadata: {", "metadata: {execution_pool: nobody, "
-        )
-        await fleet.register(text)
-        connection = await asyncpg.connect(stack.postgres_dsn)
-        catalog_id = await connection.fetchval(
-            "SELECT max(catalog_id) FROM noetl.catalog"
-        )
-        settings = BusSettings(urls=stack.nats_url)
-        events = await fill(settings, text, str(catalog_id), 5000, 200_000)
-        begun = time.perf_counter()
-        await stack.start_role("system")
-        seconds = time.perf_counter() - begun
-        results["w4"] = {
-            "seconds": seconds,
-            "rss_mb": rss_mb(stack.pids()["system"]),
-            "events": events,
-        }
-        await stack.stop_role("system")
-        begun = time.perf_counter()
-        before = cpu_seconds(stack.pids())
-        await stack.start_role("materializer")
-        rows = 0
-        while rows < events:
-            await anyio.sleep(0.05)
-            rows = await connection.fetchval("SELECT count(*) FROM noetl.event")
-        seconds = time.perf_counter() - begun
-        after = cpu_seconds(stack.pids())
-        results["w5"] = {
-            "rows_per_s": rows / seconds,
-            "seconds": seconds,
-            "cpu_us_per_row": {
-                name: round((after[name] - before.get(name, 0)) / rows * 1e6, 1)
-                for name in ("materializer", "postgres", "nats")
-                if name in after
-            },
-        }
-        await connection.close()
-        await fleet.close()
+async def durable(only: set[str]) -> Results:
+    """W1 and W2 where a PubAck means the disk has it."""
+    results: Results = {}
+    async with running("always") as (_, fleet):
+        if "always_w1" in only:
+            work = partial(workloads.one_at_a_time, fleet, 100)
+            results["w1"] = await measured("always.w1", work)
+        if "always_w2" in only:
+            work = partial(workloads.flood, fleet, "noop", 300)
+            results["w2"] = await measured("always.w2", work)
     return results
 
 
-def rss_mb(pid: int) -> float:
-    """Resident memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+async def history(sync: str) -> Results:
+    """W4, W5: on a fleet that has only a server yet."""
+    async with running(sync, system=0, worker=0, materializer=0) as (stack, fleet):
+        work = partial(workloads.history, stack, fleet)
+        found: Results = await measured("w4, w5", work)
+        return found
+
+
+async def measured(name: str, work: Workload) -> Any:
+    """Say what is measured; one that fails says so and the others go on."""
+    print(f"{name} …", file=sys.stderr, flush=True)
+    try:
+        return await work()
+    except (RuntimeError, OSError) as error:
+        print(f"{name} failed: {error}", file=sys.stderr)
+        return {"failed": str(error)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Parse, measure, write, show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sync", default="2m")
     parser.add_argument("--only", default=",".join(ALL))
-    parser.add_argument("--out", default="bench/results/latest.json")
+    parser.add_argument("--out", default="bench/results/latest.json", type=Path)
     chosen = parser.parse_args()
     only = set(chosen.only.split(","))
-    results: dict[str, Any] = {
+    if only - set(ALL):
+        parser.error(f"--only {','.join(only - set(ALL))}: known are {', '.join(ALL)}")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    results: Results = {
         "machine": f"{os.cpu_count()} cores, {platform.platform()}",
         "python": platform.python_version(),
         "sync": chosen.sync,
     }
-    with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as folder:
-        data = Path(folder)
-        if only - {"w4", "w5"}:
-            results |= anyio.run(live, data / "live", chosen.sync, only)
-        if only & {"w4", "w5"}:
-            results |= anyio.run(history, data / "history", chosen.sync)
-    write_results(results, Path(chosen.out))
+    for name, alone in (("core", core), ("worker", worker)):
+        if name in only:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            results[name] = alone()
+    if only & set(LIVE):
+        results |= anyio.run(live, chosen.sync, only)
+    if only & set(HISTORY):
+        results |= anyio.run(history, chosen.sync)
+    if only & set(ALWAYS):
+        results["always"] = anyio.run(durable, only)
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    chosen.out.write_text(json.dumps(results, indent=2) + "\n")
     show(results)
-
-
-def show(results: dict[str, Any], prefix: str = "") -> None:
-    """Figures, a line each."""
-    for name, value in results.items():
-        if isinstance(value, dict):
-            show(value, f"{prefix}{name}.")
-        else:
-            text = f"{value:.2f}" if isinstance(value, float) else str(value)
-            print(f"{prefix}{name:<24} {text}")
 
 
 if __name__ == "__main__":

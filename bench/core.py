@@ -11,7 +11,7 @@ import tracemalloc
 
 from msgspec import Raw
 
-from bench.fleet import chain, fan
+from bench.playbooks import chain, fan
 from state_builder.arcs import Plan
 from state_builder.drive import DriveLimits, Turn, decide
 from state_builder.ids import Shard

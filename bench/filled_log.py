@@ -46,11 +46,11 @@ def history(text: str, catalog_id: str, steps: int) -> list[tuple[str, bytes]]:
 
 
 async def fill(
-    settings: BusSettings, text: str, catalog_id: str, executions: int, events: int
+    settings: BusSettings, text: str, catalog_id: str, executions: int
 ) -> int:
-    """Append executions until there are so many events; every second stays open."""
+    """Append executions, every second of them open half-way; how many events."""
     whole = history(text, catalog_id, 10)
-    partial = history(text, catalog_id, 3)
+    partial = history(text, catalog_id, 2)
     count = 0
     async with NatsBus.connect(settings, PrometheusObserver()) as bus:
         await bus.ensure_log(create=False)
@@ -68,8 +68,6 @@ async def fill(
             if len(waiting) > 256:
                 await _all(waiting)
                 waiting = []
-            if count >= events:
-                break
         await _all(waiting)
     return count
 

@@ -1,67 +1,41 @@
-"""The workloads W1 to W4 on a real fleet: broker, database and every role a process.
-
-Each function drives one workload through the public HTTP edge and gives its figures;
-``python -m bench`` runs them all and writes ``bench/results/latest.json``.
-"""
+"""A running fleet as a client, a database reader and ``/proc`` see it."""
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import asyncpg
 import httpx
 
-CHAIN = 10
-
-
-def chain(kind: str) -> str:
-    """A playbook of ten chained steps."""
-    tool = {"noop": "{kind: noop}", "python": '{kind: python, code: "result = 1"}'}[
-        kind
-    ]
-    steps = []
-    for number in range(CHAIN):
-        name = "start" if number == 0 else f"s{number}"
-        following = f", next: s{number + 1}" if number < CHAIN - 1 else ""
-        steps.append(f"  - {{step: {name}, tool: {tool}{following}}}")
-    return _document(f"bench/chain_{kind}", steps)
-
-
-def fan(width: int, window: int | None = None) -> str:
-    """A parallel loop and a reduce step."""
-    spec = "mode: parallel" + (f", max_in_flight: {window}" if window else "")
-    return _document(
-        f"bench/fan_{width}",
-        [
-            "  - step: start",
-            f"    loop: {{in: '{{{{ range({width}) }}}}', iterator: n, spec: {{{spec}}}}}",
-            "    tool: {kind: noop, result: '{{ n }}'}",
-            "    next: reduce",
-            "  - {step: reduce, tool: {kind: noop, result: '{{ start.results | sum }}'}}",
-        ],
-    )
-
-
-def _document(path: str, steps: list[str]) -> str:
-    head = (
-        "apiVersion: noetl.io/v2\nkind: Playbook\n"
-        f"metadata: {{name: {path.replace('/', '_')}, path: {path}}}\nworkflow:\n"
-    )
-    return head + "\n".join(steps) + "\n"
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Fleet:
-    """A running fleet as a client and a database reader see it."""
+    """Starts executions over HTTP and watches what becomes of them.
 
-    def __init__(self, server_url: str, dsn: str) -> None:
-        self._http = httpx.AsyncClient(base_url=server_url, timeout=60)
+    Attributes:
+        rows: a connection to the platform's database.
+    """
+
+    rows: asyncpg.Connection[asyncpg.Record]
+
+    def __init__(self, url: str, dsn: str, pids: Callable[[], dict[str, int]]) -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=60)
         self._dsn = dsn
+        self.pids = pids
+
+    async def __aenter__(self) -> Self:
+        self.rows = await asyncpg.connect(self._dsn)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.rows.close()
+        await self._http.aclose()
 
     async def register(self, text: str) -> str:
         """Register a playbook; its path."""
@@ -69,22 +43,22 @@ class Fleet:
         answer.raise_for_status()
         return str(answer.json()["path"])
 
-    async def execute(self, path: str) -> str:
+    async def execute(self, path: str, workload: dict[str, Any] | None = None) -> str:
         """Start one execution; its id."""
-        answer = await self._http.post("/api/execute", json={"path": path})
+        body = {"path": path, "workload": workload or {}}
+        answer = await self._http.post("/api/execute", json=body)
         answer.raise_for_status()
         return str(answer.json()["execution_id"])
 
-    async def execute_many(self, path: str, count: int) -> list[str]:
+    async def execute_many(
+        self, path: str, count: int, workload: dict[str, Any] | None = None
+    ) -> None:
         """Start many executions with one request per hundred."""
-        ids: list[str] = []
-        while len(ids) < count:
-            some = min(100, count - len(ids))
-            body = {"executions": [{"path": path}] * some}
+        one = {"path": path, "workload": workload or {}}
+        for first in range(0, count, 100):
+            body = {"executions": [one] * min(100, count - first)}
             answer = await self._http.post("/api/execute/batch", json=body)
             answer.raise_for_status()
-            ids += [str(one["execution_id"]) for one in answer.json()["results"]]
-        return ids
 
     async def wait_terminal(self, execution_id: str) -> str:
         """The type of the terminal event, as the live stream tells it."""
@@ -95,38 +69,61 @@ class Fleet:
                     return line.removeprefix("event: ").strip()
         raise RuntimeError(f"the stream of {execution_id} ended without a terminal")
 
-    async def wait_rows(self, path: str, count: int) -> None:
-        """Until that many executions of a path are terminal in PostgreSQL."""
-        connection = await asyncpg.connect(self._dsn)
+    async def wait_rows(self, path: str, count: int, status: str = "COMPLETED") -> None:
+        """Until that many executions of a path ended, by their rows, and rightly."""
         query = (
-            "SELECT count(*) FROM noetl.execution WHERE path = $1 AND status = ANY($2)"
+            "SELECT count(*) FILTER (WHERE status = $2), count(*) "
+            "FROM noetl.execution WHERE path = $1 AND end_time IS NOT NULL"
         )
-        try:
-            while True:
-                done = await connection.fetchval(query, path, ["COMPLETED", "FAILED"])
-                if done >= count:
-                    return
-                await anyio.sleep(0.01)
-        finally:
-            await connection.close()
+        right = ended = 0
+        while ended < count:
+            right, ended = await self.rows.fetchrow(query, path, status)
+            await anyio.sleep(0.02)
+        if right < count:
+            raise RuntimeError(f"{count - right} executions of {path} are not {status}")
 
-    async def failed(self, path: str) -> int:
-        """Executions of a path that did not complete."""
-        connection = await asyncpg.connect(self._dsn)
-        query = "SELECT count(*) FROM noetl.execution WHERE path = $1 AND status <> 'COMPLETED'"
-        try:
-            return int(await connection.fetchval(query, path))
-        finally:
-            await connection.close()
+    async def messages(self) -> int:
+        """Messages in the log so far, as the newest row's id tells."""
+        last = await self.rows.fetchval("SELECT max(event_id) FROM noetl.event")
+        return int(last or 0) >> 10
 
-    async def close(self) -> None:
-        """Let the connections go."""
-        await self._http.aclose()
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds used so far by each process and its descendants."""
+        return cpu_seconds(self.pids())
+
+
+class Meter:
+    """Time, CPU and messages of a stretch of work on a fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def __aenter__(self) -> Self:
+        self._messages = await self._fleet.messages()
+        self._cpu = self._fleet.cpu()
+        self._begun = time.perf_counter()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._begun
+        self._after = self._fleet.cpu()
+
+    async def per(self, unit: str, count: int) -> dict[str, Any]:
+        """Figures for one of so many steps, calls or rows."""
+        used = {
+            name: round((self._after[name] - self._cpu.get(name, 0.0)) / count * 1e6, 1)
+            for name in self._after
+        }
+        messages = await self._fleet.messages() - self._messages
+        return {
+            f"{unit}s_per_s": count / self.seconds,
+            f"messages_per_{unit}": messages / count,
+            f"cpu_us_per_{unit}": {**used, "all": round(sum(used.values()), 1)},
+        }
 
 
 def cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
-    """CPU used so far by each process and the children it waited for or has."""
-    tick = 100.0
+    """CPU used so far by each process, its children and those it waited for."""
     parents: dict[int, int] = {}
     used: dict[int, float] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -136,7 +133,7 @@ def cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
             continue
         pid = int(stat.parent.name)
         parents[pid] = int(fields[1])
-        used[pid] = (int(fields[11]) + int(fields[12])) / tick
+        used[pid] = sum(map(int, fields[11:15])) / _TICKS
     roots = {pid: name for name, pid in pids.items()}
     totals = dict.fromkeys(pids, 0.0)
     for pid, seconds in used.items():
@@ -148,58 +145,9 @@ def cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
     return totals
 
 
-async def w1(fleet: Fleet, runs: int) -> dict[str, float]:
-    """One execution at a time, submit to terminal event at the client."""
-    path = await fleet.register(chain("noop"))
-    times: list[float] = []
-    for number in range(runs + 20):
-        begun = time.perf_counter()
-        execution = await fleet.execute(path)
-        await fleet.wait_terminal(execution)
-        if number >= 20:
-            times.append((time.perf_counter() - begun) * 1000)
-    times.sort()
-    return {"p50_ms": median(times), "p99_ms": times[int(len(times) * 0.99) - 1]}
-
-
-async def w2(
-    fleet: Fleet, kind: str, count: int, cpu: Callable[[], dict[str, float]]
-) -> dict[str, Any]:
-    """Many executions at once; the clock stops when the last row is written."""
-    text = chain(kind).replace(f"chain_{kind}", f"flood_{kind}_{time.time_ns()}")
-    path = await fleet.register(text)
-    before = cpu()
-    begun = time.perf_counter()
-    await fleet.execute_many(path, count)
-    await fleet.wait_rows(path, count)
-    seconds = time.perf_counter() - begun
-    after = cpu()
-    steps = count * CHAIN
-    if await fleet.failed(path):
-        raise RuntimeError(f"executions of {path} failed")
-    per_step = {name: (after[name] - before[name]) / steps * 1e6 for name in after}
-    return {
-        "steps_per_s": steps / seconds,
-        "seconds": seconds,
-        "cpu_us_per_step": {name: round(us, 1) for name, us in per_step.items()},
-    }
-
-
-async def w3(fleet: Fleet, width: int, window: int | None = None) -> dict[str, float]:
-    """One execution: a parallel loop and a reduce step; the median of five."""
-    path = await fleet.register(fan(width, window))
-    times = []
-    for _ in range(6):
-        begun = time.perf_counter()
-        execution = await fleet.execute(path)
-        ended = await fleet.wait_terminal(execution)
-        times.append(time.perf_counter() - begun)
-        if ended != "playbook.completed":
-            raise RuntimeError(f"{execution} ended with {ended}")
-    return {"seconds": median(times[1:])}
-
-
-def write_results(results: dict[str, Any], path: Path) -> None:
-    """Results as JSON for machines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
+def rss_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0

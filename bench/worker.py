@@ -12,18 +12,19 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from statistics import median
 from typing import Any, cast
 
 import anyio
 import uvloop
 
 from bench.core import Shell
-from bench.fleet import chain
+from bench.playbooks import chain
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
 from noetl_worker.lifecycle import SystemClock
 from noetl_worker.metrics import PrometheusObserver
 from state_builder.ids import Shard
-from state_builder.ports import Appended, Delivery
+from state_builder.ports import Appended, Command, Delivery
 from state_builder.records import Record, encode_append
 from tools.contract import ToolLimits
 from tools.pipeline import Runner
@@ -135,12 +136,42 @@ async def us_per_command(kind: str, batches: int) -> float:
     return used / (batches * BATCH - before) * 1e6
 
 
+async def python_call_us(calls: int) -> float:
+    """Microseconds a call of a python tool takes that does nothing; the median."""
+    issued = Shell(chain("python")).start("77")[0]
+    limits = ToolLimits()
+    runner = Runner(Registry(limits), limits, SystemClock(), PrometheusObserver())
+    command = Command(
+        execution_id="77",
+        command_id=issued.command_id,
+        step=issued.step,
+        kind=issued.kind,
+        visit=1,
+        iteration="",
+        attempt=1,
+        context=bytes(issued.context),
+        path="bench/chain_python",
+        worker_id="bench",
+        trace={},
+    )
+    times = []
+    for _ in range(calls):
+        begun = time.perf_counter()
+        outcome = await runner.run(command)
+        times.append(time.perf_counter() - begun)
+        assert not outcome.failed, outcome.error
+    await runner.close()
+    return median(times) * 1e6
+
+
 def worker() -> dict[str, float]:
-    """All figures of the worker; the least of some runs."""
+    """All figures of the worker; of its CPU the least of some runs."""
     gc.collect()
     gc.freeze()
+    runs = [uvloop.run(us_per_command("noop", 200)) for _ in range(6)]
     return {
-        "us_per_command": min(uvloop.run(us_per_command("noop", 200)) for _ in range(6))
+        "us_per_command": min(runs),
+        "python_call_us": uvloop.run(python_call_us(1000)),
     }
 
 

@@ -117,8 +117,7 @@ class _Wire(asyncio.Protocol):
         if self._lost or self._buffer or self.transport is None:
             raise ChildDiedError("it was not ready")
         self._waiter = asyncio.get_running_loop().create_future()
-        self.transport.write(len(frame).to_bytes(_HEAD, "big"))
-        self.transport.write(frame)
+        self.transport.write(len(frame).to_bytes(_HEAD, "big") + frame)
         try:
             return await self._waiter
         finally:

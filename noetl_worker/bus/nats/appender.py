@@ -2,9 +2,11 @@
 
 All acknowledgements come in over one inbox and are matched by token; there is no task
 and no timer per append. While answers are awaited further calls gather, so that a busy
-process sends few, full messages and an idle one sends at once. A message whose answer is lost, late or "not now" is sent again
-with the same bytes under the same id, and with it everything of its shard that is still
-unconfirmed behind it, in the order of the calls (RT-NATS-20, -25).
+process sends few, full messages and an idle one sends at once.
+
+A message whose answer is lost, late or "not now" is sent again with the same bytes
+under the same id, and with it everything of its shard that is still unconfirmed behind
+it, in the order of the calls (RT-NATS-20, -25).
 
 Invariant: a message is in exactly one of backlog, held (its shard waits) and in flight
 until its callers know its fate.
