@@ -10,11 +10,12 @@ import ssl
 import time
 import zlib
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address, ip_network
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 import anyio
@@ -31,6 +32,14 @@ log = structlog.get_logger()
 
 REDIRECTS_MAX: Final = 10
 USER_AGENT: Final = "noetl"
+
+IDLE_MAX: Final = 50
+"""Connections kept for later requests."""
+
+KEEPALIVE_S: Final = 30.0
+"""How long a connection is kept that nobody uses."""
+
+_Origin: TypeAlias = tuple[str, str, int | None]
 
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _BODY_HEADERS: Final = frozenset(("content-type", "content-length", "content-encoding"))
@@ -102,6 +111,78 @@ class WebResponse:
     def header(self, name: str) -> str:
         """The first header of that lower-case name, else an empty text."""
         return next((value for known, value in self.headers if known == name), "")
+
+
+class _Lanes(httpx.AsyncBaseTransport):
+    """A pool of one connection for each request on its way.
+
+    The library's pool looks at each of its connections, several times over, whenever a
+    request comes or goes: with 50 of them that is most of what a call costs. A worker's
+    slots bound how many lanes are in use.
+    """
+
+    def __init__(self, verify: bool) -> None:
+        self._context = httpx.create_ssl_context(verify=verify, trust_env=False)
+        self._idle: list[tuple[_Origin, httpx.AsyncHTTPTransport]] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """See the library."""
+        url = request.url
+        origin = (url.scheme, url.host, url.port)
+        lane = self._take(origin)
+        try:
+            response = await lane.handle_async_request(request)
+        except BaseException:
+            await _leave(lane)
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _Lent(response.stream, partial(self._give, origin, lane))
+        return response
+
+    async def aclose(self) -> None:
+        """Close what is idle."""
+        idle, self._idle = self._idle, []
+        for _, lane in idle:
+            await _leave(lane)
+
+    def _take(self, origin: _Origin) -> httpx.AsyncHTTPTransport:
+        """The lane used last, so that those no longer needed grow old."""
+        for place in reversed(range(len(self._idle))):
+            if self._idle[place][0] == origin:
+                return self._idle.pop(place)[1]
+        limits = httpx.Limits(max_connections=1, keepalive_expiry=KEEPALIVE_S)
+        return httpx.AsyncHTTPTransport(
+            verify=self._context, trust_env=False, limits=limits
+        )
+
+    async def _give(self, origin: _Origin, lane: httpx.AsyncHTTPTransport) -> None:
+        self._idle.append((origin, lane))
+        if len(self._idle) > IDLE_MAX:
+            await _leave(self._idle.pop(0)[1])
+
+
+class _Lent(httpx.AsyncByteStream):
+    """The body of an answer; closing it gives the lane back."""
+
+    def __init__(
+        self, body: httpx.AsyncByteStream, give: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._body = body
+        self._give = give
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._body:
+            yield part
+
+    async def aclose(self) -> None:
+        """See the library; called once."""
+        await self._body.aclose()
+        await self._give()
+
+
+async def _leave(lane: httpx.AsyncHTTPTransport) -> None:
+    with anyio.CancelScope(shield=True):
+        await lane.aclose()
 
 
 class Web:
@@ -208,11 +289,8 @@ class Web:
                 trust_env=self._limits.http_trust_env,
                 headers={"user-agent": USER_AGENT, "accept-encoding": ENCODINGS},
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                limits=httpx.Limits(
-                    max_connections=200,
-                    max_keepalive_connections=50,
-                    keepalive_expiry=30.0,
-                ),
+                # Proxies of the environment need the library's own choice of ways.
+                transport=None if self._limits.http_trust_env else _Lanes(verify),
             )
         return client
 
