@@ -54,6 +54,7 @@ class ToolLimits:
         pg_numeric_as_float: TL-PG-10.
         pg_default_host: where ``postgres`` goes that names no host; empty = an error
             (TL-PG-01).
+        nats_default_url: where ``nats`` goes that names no server; empty = an error.
         duckdb_allow_install: extensions may be downloaded (TL-DK-06).
         duckdb_memory_limit, duckdb_threads: of each call that names none.
         keychain_strict: a missing entry fails the command (SC-KC-08).
@@ -83,6 +84,7 @@ class ToolLimits:
     python_runs_max: int = 1_000
     pg_numeric_as_float: bool = False
     pg_default_host: str = ""
+    nats_default_url: str = ""
     duckdb_allow_install: bool = False
     duckdb_memory_limit: str = "1GB"
     duckdb_threads: int = 2

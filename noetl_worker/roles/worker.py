@@ -41,6 +41,9 @@ def tool_limits(settings: Settings) -> ToolLimits:
         pg_connections_max=tools.pg_connections_max,
         pg_numeric_as_float=tools.pg_numeric_as == "float",
         pg_default_host="localhost" if tools.pg_default_localhost else "",
+        nats_default_url=(
+            settings.bus.urls.reveal() if tools.nats_worker_connection else ""
+        ),
         duckdb_allow_install=tools.duckdb_allow_install,
         duckdb_memory_limit=tools.duckdb_memory_limit,
         duckdb_threads=tools.duckdb_threads,

@@ -360,6 +360,11 @@ class Tools:
         False,
         "postgres steps without a host go to localhost",
     )
+    nats_worker_connection: bool = env(
+        "NOETL_NATS_TOOL_USE_WORKER_CONN",
+        False,
+        "nats steps without a server use the worker's own",
+    )
     duckdb_allow_install: bool = env(
         "NOETL_DUCKDB_ALLOW_INSTALL", False, "workers may download DuckDB's extensions"
     )
