@@ -319,6 +319,13 @@ class ToolRunner(Protocol):
         for what user code, a remote side or a template did. Cancelling stops the tool
         and everything it started."""
 
+    async def hold(self, command_id: str) -> None:
+        """Keep what the command took from outside a while longer; never raises."""
+
+    async def settle(self, command_id: str, kept: bool) -> None:
+        """Its outcome is stored: acknowledge what it took from outside, or give that
+        back where nothing was ``kept``. Never raises (TL-SU-03)."""
+
     async def close(self) -> None:
         """Stop children, close pools."""
 

@@ -172,6 +172,19 @@ class CallContext(Struct, frozen=True, kw_only=True):
         return f"{self.command_id}.{self.index}" if self.index else self.command_id
 
 
+class Held(Protocol):
+    """What a call took from outside and answers for until its result is stored.
+
+    A source gives again what nobody acknowledged, so a worker that dies loses nothing.
+    """
+
+    async def hold(self) -> None:
+        """Keep it a while longer. Raises ToolCallError."""
+
+    async def settle(self, kept: bool) -> None:
+        """Acknowledge it, or give it back. Raises ToolCallError."""
+
+
 class ToolResult(Struct, frozen=True, kw_only=True):
     """What a call gave (TL-RES-01): ``data`` is strict JSON.
 
@@ -179,11 +192,13 @@ class ToolResult(Struct, frozen=True, kw_only=True):
         form: how later texts read ``data``: ``plain`` or ``http``.
         helpers: ``http``, ``pg``, ``py``, ``exit_code``, ``stdout``, ``stderr`` of
             the outcome envelope (TL-OUT-03).
+        held: what is to be acknowledged once the command's outcome is stored.
     """
 
     data: JSON
     form: str = "plain"
     helpers: dict[str, JSON] = struct_field(default_factory=dict)
+    held: Held | None = None
 
 
 class Tool(ABC):

@@ -29,6 +29,7 @@ BUILT_IN: Final[dict[str, str]] = {
     "postgres": "tools.kinds.postgres:Postgres",
     "python": "tools.kinds.python:Python",
     "shell": "tools.kinds.shell:Shell",
+    "subscription": "tools.kinds.subscription:Subscription",
     "transfer": "tools.kinds.transfer:Transfer",
     "wasm": "tools.kinds.wasm:Wasm",
 }
@@ -53,7 +54,6 @@ NOT_BUILT: Final = frozenset(
         "script",
         "secrets",
         "snowflake",
-        "subscription",
         "workbook",
     )
 )

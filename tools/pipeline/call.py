@@ -7,7 +7,7 @@ from typing import cast
 
 import anyio
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 
 from state_builder.errors import LimitExceededError, TemplateError
 from state_builder.policy import PolicyError, Run, apply, evaluate
@@ -16,7 +16,7 @@ from state_builder.records import JSON, ToolFailure
 from state_builder.redact import mask_error
 from state_builder.template import StepResult, render
 from tools.auth import authorize, secret_values
-from tools.contract import CallContext, Tool, ToolLimits, ToolResult
+from tools.contract import CallContext, Held, Tool, ToolLimits, ToolResult
 from tools.errors import ToolCallError, configuration
 from tools.pipeline.job import Job
 from tools.pipeline.names import iteration_input, variables_of
@@ -29,12 +29,17 @@ Fields = dict[str, JSON]
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """Runs tools; what goes wrong is part of what they gave (TL-OUT-04)."""
+    """Runs tools; what goes wrong is part of what they gave (TL-OUT-04).
+
+    Attributes:
+        held: command id → what its calls took from outside.
+    """
 
     registry: Registry
     limits: ToolLimits
     clock: Clock
     observer: Observer
+    held: dict[str, list[Held]] = field(default_factory=dict)
 
     async def call(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Run:
         """Run a tool once and apply its ``set``; never raises but on cancellation."""
@@ -82,6 +87,8 @@ class Caller(Struct, frozen=True, kw_only=True):
             raise ToolCallError(
                 ToolFailure(kind=kind, code=code, message=text, retryable=True)
             )
+        if result.held is not None:
+            self.held.setdefault(job.command.command_id, []).append(result.held)
         return _ran(result)
 
     async def _configured(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import cast
 
+import structlog
 from msgspec import DecodeError, EncodeError, Raw, ValidationError
 from msgspec.json import Decoder
 from msgspec.structs import replace
@@ -31,6 +32,8 @@ from tools.pipeline.job import Job
 from tools.pipeline.plan import SEQUENCE, Plan, Plans
 from tools.pipeline.sequence import Walk, Walker
 from tools.registry import Registry
+
+log = structlog.get_logger()
 
 ERROR_TEXT_MAX = 4096
 """Characters of an error's message (TL-ERR-03)."""
@@ -85,6 +88,16 @@ class Runner:
             failure = _scrubbed(ToolFailure(kind=kind, message=text), job.holder.masks)
             return _failure(failure, runs=job.runs)
 
+    async def hold(self, command_id: str) -> None:
+        """Keep what the command took from outside a while longer."""
+        for held in self._caller.held.get(command_id, ()):
+            await _quietly(held.hold())
+
+    async def settle(self, command_id: str, kept: bool) -> None:
+        """Acknowledge what the command took from outside, or give it back."""
+        for held in self._caller.held.pop(command_id, ()):
+            await _quietly(held.settle(kept))
+
     async def close(self) -> None:
         """Stop children, close pools."""
         await self._registry.close()
@@ -116,6 +129,14 @@ class Runner:
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock.now(), UTC).isoformat()
+
+
+async def _quietly(action: Awaitable[None]) -> None:
+    """What cannot be said now the source finds out by itself: it gives again."""
+    try:
+        await action
+    except ToolCallError as error:
+        log.warning("source.not_answered", reason=str(error)[:200])
 
 
 def _own(plan: Plan) -> dict[str, JSON]:
