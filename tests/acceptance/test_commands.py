@@ -128,6 +128,18 @@ def test_every_small_example_gives_its_result(
     assert (found["status"], found["result"]) == ("COMPLETED", result)
 
 
+def test_the_example_that_moves_data_may_run_again(shell: Shell) -> None:
+    """Through three tools and two databases; the report is merged, not doubled."""
+    database = f"database={shell.addresses['demo_dsn']}"
+    file = str(EXAMPLES / "move_data.yaml")
+    for _ in range(2):
+        found = shell.json("run", file, "--set", database, "--set", "sales=2000")
+        assert found["status"] == "COMPLETED", found
+    result = found["result"]
+    assert (result["copied"], result["merged"]) == (2000, 4)
+    assert result["report"][0] == {"country": "AT", "sales": 500, "amount": "24875.90"}
+
+
 @pytest.mark.parametrize(
     ("target", "verdict", "reviewed"),
     [(1000, "on target", 0), (10**9, "below target, weakest is IT", 1)],
