@@ -218,9 +218,7 @@ class Executor:
             await self._announce(running)
         outcome = await self._outcome(running)
         await self._report(running, outcome)
-        await self._ports.runner.settle(
-            running.issued.command_id, not outcome.failed
-        )
+        await self._ports.runner.settle(running.issued.command_id, not outcome.failed)
         running.delivery.ack()
 
     async def _outcome(self, running: Running) -> ToolOutcome:
@@ -373,9 +371,7 @@ class Executor:
                 if now - running.extended >= self._settings.ack_wait_s / 3:
                     running.extended = now
                     running.delivery.in_progress()
-                    tasks.start_soon(
-                        self._ports.runner.hold, running.issued.command_id
-                    )
+                    tasks.start_soon(self._ports.runner.hold, running.issued.command_id)
                 began = now if running.began is None else running.began
                 late = now - began >= self._settings.started_after_s
                 if late and not running.announced:
