@@ -37,6 +37,9 @@ class ToolLimits:
         shell_rss_mb_max: address space of each process of a shell command; 0 = none.
         processes_max: processes one call may have at once.
         wasm_fuel: instructions of one plug-in call.
+        container_driver: ``docker``, ``podman``, ``kubernetes``, ``process``; empty =
+            what the machine offers.
+        container_namespaces: those containers may run in; empty = all.
         python_children_max: warm child processes.
         pg_connections_max: TL-PG-12, of the whole worker.
         data_dir: files of tools live below it (TL-SEC-04).
@@ -70,6 +73,8 @@ class ToolLimits:
     shell_rss_mb_max: int = 0
     processes_max: int = 256
     wasm_fuel: int = 5_000_000_000
+    container_driver: str = ""
+    container_namespaces: tuple[str, ...] = ()
     python_children_max: int = 4
     pg_connections_max: int = 20
     data_dir: str = ".noetl/data"

@@ -21,6 +21,7 @@ PLUGIN_GROUP: Final = "noetl.tools"
 
 
 BUILT_IN: Final[dict[str, str]] = {
+    "container": "tools.kinds.container:Container",
     "duckdb": "tools.kinds.duckdb:Duckdb",
     "ducklake": "tools.kinds.ducklake:Ducklake",
     "http": "tools.kinds.http:Http",
@@ -42,7 +43,6 @@ NOT_BUILT: Final = frozenset(
     (
         "agent",
         "artifact",
-        "container",
         "gateway",
         "gcs",
         "mcp",

@@ -36,6 +36,8 @@ def tool_limits(settings: Settings) -> ToolLimits:
         shell_rss_mb_max=tools.shell_rss_mb_max,
         processes_max=tools.processes_max,
         wasm_fuel=tools.wasm_fuel,
+        container_driver=tools.container_driver,
+        container_namespaces=tools.container_namespaces,
         environment=tools.environment,
         python_children_max=tools.python_children_max,
         pg_connections_max=tools.pg_connections_max,

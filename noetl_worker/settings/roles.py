@@ -388,6 +388,16 @@ class Tools:
     http_trust_env: bool = env(
         "NOETL_HTTP_TRUST_ENV", False, "honour proxy variables in tools"
     )
+    container_driver: str = env(
+        "NOETL_CONTAINER_DRIVER",
+        "",
+        "who runs containers; else what the machine offers",
+        "",
+        Allow(words=("", "docker", "podman", "kubernetes", "process")),
+    )
+    container_namespaces: tuple[str, ...] = env(
+        "NOETL_CONTAINER_ALLOWED_NAMESPACES", (), "namespaces of containers; else all"
+    )
     wasm_fuel: int = env(
         "NOETL_WASM_FUEL", 5_000_000_000, "instructions of one plug-in call", "", SOME
     )
