@@ -1,0 +1,667 @@
+"""Keychain entries: kinds, order of resolution, cache, renewal, residency (SC-KC, SC-CA)."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qs
+
+import anyio
+import pytest
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from wallet_world import EXECUTION, World, asker, wallet_world
+from web_server import Seen, WebServer, reply, web_server
+
+from noetl_worker.wallet.keychain import Definition, cache_key, definitions
+from noetl_worker.wallet.providers import ProviderSettings
+from noetl_worker.wallet.residency import residency_decision
+from state_builder.credentials import Asker, NewEntry, Place
+from state_builder.errors import (
+    DamagedError,
+    InvalidError,
+    NoetlError,
+    NotFoundError,
+    RefusedError,
+    TemplateError,
+    UnavailableError,
+    UpstreamError,
+)
+
+ENV = ProviderSettings(env_names=("A_KEY", "GONE"), env_values={"A_KEY": "marker-env"})
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with wallet_world(providers=ENV) as found:
+        yield found
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[WebServer]:
+    async with web_server() as server:
+        yield server
+
+
+async def fields(world: World, name: str, **more: Any) -> dict[str, Any]:
+    return (await world.reveal(name, **more)).reveal()
+
+
+async def test_a_static_entry_is_a_map_of_values(world: World) -> None:
+    """SC-KC-01, SC-KC-03: rendered against the workload."""
+    await world.playbook(
+        "  - {name: api, kind: static, map: {url: 'http://{{ workload.host }}', key: marker}}",
+        workload={"host": "shop"},
+    )
+    assert await fields(world, "api") == {"url": "http://shop", "key": "marker"}
+
+
+async def test_a_credential_entry_has_the_fields_of_the_record(world: World) -> None:
+    """SC-KC-03: ``credential`` or ``ref``."""
+    await world.save("db", "postgres", db_host="h", db_password="marker")
+    await world.playbook(
+        "  - {name: a, kind: credential, credential: db}\n"
+        "  - {name: b, kind: credential, ref: '{{ workload.which }}'}",
+        workload={"which": "db"},
+    )
+    for name in ("a", "b"):
+        found = await world.reveal(name)
+        assert found.type == "postgres"
+        assert found.reveal() == {"db_host": "h", "db_password": "marker"}
+
+
+async def test_a_bearer_entry_is_a_token(world: World) -> None:
+    """SC-KC-03; it may read an entry before it (SC-KC-04)."""
+    await world.playbook(
+        "  - {name: raw, kind: static, map: {t: marker}}\n"
+        "  - {name: api, kind: bearer, token: '{{ keychain.raw.t }}'}"
+    )
+    assert await fields(world, "api") == {"token": "marker", "access_token": "marker"}
+
+
+async def test_a_secrets_entry_is_fetched_from_its_provider(world: World) -> None:
+    """SC-KC-02: with a map, and one secret by its name; the older kind's name too."""
+    await world.playbook(
+        "  - {name: m, kind: secrets, provider: env, map: {k: '{{ workload.v }}'}}\n"
+        "  - {name: A_KEY, type: secret_manager, provider: env}",
+        workload={"v": "A_KEY"},
+    )
+    assert await fields(world, "m") == {"k": "marker-env"}
+    assert await fields(world, "A_KEY") == {"value": "marker-env"}
+
+
+OAUTH = """\
+  - {{name: client, kind: static, map: {{secret: marker-client}}}}
+  - name: api
+    kind: oauth2
+    endpoint: {url}/token
+    auto_renew: true
+    {more}
+    data: {{grant_type: client_credentials, client_secret: "{{{{ keychain.client.secret }}}}"}}
+"""
+
+
+async def test_an_oauth2_entry_mints_a_token(world: World, web: WebServer) -> None:
+    """SC-KC-04, SC-TE-08: a form by default, its data may read earlier entries."""
+    web.answers["/token"] = reply({"access_token": "marker-token", "expires_in": 3600})
+    await world.playbook(OAUTH.format(url=web.url, more=""))
+    found = await world.reveal("api")
+    assert found.type == "bearer"
+    assert found.reveal()["token"] == found.reveal()["access_token"] == "marker-token"
+    assert found.reveal()["expires_at"] == world.clock.now() + 3600
+    assert parse_qs(web.seen[0].body.decode())["client_secret"] == ["marker-client"]
+    await world.reveal("api")
+    assert len(web.seen) == 1
+
+
+async def test_an_oauth2_entry_speaks_json_where_it_says_so(
+    world: World, web: WebServer
+) -> None:
+    """SC-KC-04: ``token_field`` and ``ttl_field`` too."""
+    web.answers["/token"] = reply({"jwt": "marker", "life": "120"})
+    more = "headers: {Content-Type: application/json}\n    token_field: jwt\n    ttl_field: life"
+    await world.playbook(OAUTH.format(url=web.url, more=more))
+    found = await world.reveal("api")
+    assert found.expires_at == world.clock.now() + 120
+    assert json.loads(web.seen[0].body)["grant_type"] == "client_credentials"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, InvalidError),
+        (401, RefusedError),
+        (403, RefusedError),
+        (429, UpstreamError),
+        (500, UpstreamError),
+        (503, UpstreamError),
+        (302, InvalidError),
+    ],
+)
+async def test_a_token_endpoint_that_refuses_is_told_apart(
+    world: World, web: WebServer, status: int, kind: type[NoetlError]
+) -> None:
+    """SC-KC-04, SC-PR-01, SC-PR-04: 4xx are terminal, 429 and 5xx are not; redirects
+    are not followed, the answer's words are cut and hold no secret."""
+    body = ("the client said Bearer marker-client-token " + "x" * 500).encode()
+    web.answers["/token"] = reply(body, status, location="/elsewhere")
+    await world.playbook(OAUTH.format(url=web.url, more=""))
+    with pytest.raises(kind) as caught:
+        await world.reveal("api")
+    assert type(caught.value) is kind
+    assert caught.value.retryable == (kind is UpstreamError)
+    assert f"answers {status}" in str(caught.value)
+    assert "marker" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert len(web.seen) == 1
+
+
+KEY = generate_private_key(65537, 2048)
+PEM = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def claims(seen: Seen) -> dict[str, Any]:
+    """Of the assertion, after its signature was checked."""
+    assertion = parse_qs(seen.body.decode())["assertion"][0]
+    head, payload, signature = assertion.split(".")
+    KEY.public_key().verify(
+        unpad(signature), f"{head}.{payload}".encode(), PKCS1v15(), SHA256()
+    )
+    found: dict[str, Any] = json.loads(unpad(payload))
+    return found
+
+
+def unpad(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def account(web: WebServer) -> dict[str, Any]:
+    # Line ends written out, as they stand in many environments (SC-TY-04).
+    return {
+        "client_email": "robot@shop",
+        "private_key": PEM.replace("\n", "\\n"),
+        "token_uri": f"{web.url}/google",
+    }
+
+
+async def test_a_google_id_token_is_asked_for_an_audience(
+    world: World, web: WebServer
+) -> None:
+    """SC-KC-05, SC-TE-08: the account as stored, the end from ``exp``."""
+    end = int(world.clock.now()) + 1800
+    payload = urlsafe_b64encode(json.dumps({"exp": end}).encode()).decode().rstrip("=")
+    web.answers["/google"] = reply({"id_token": f"h.{payload}.s"})
+    await world.save("robot", "gcs", service_account_json=json.dumps(account(web)))
+    await world.playbook(
+        "  - {name: run, kind: google_id_token, target_audience: 'https://{{ workload.h }}',"
+        " service_account_credential: robot}",
+        workload={"h": "shop"},
+    )
+    found = await world.reveal("run")
+    assert found.expires_at == end
+    assert found.reveal()["id_token"] == found.reveal()["token"] == f"h.{payload}.s"
+    said = claims(web.seen[0])
+    assert said["target_audience"] == "https://shop"
+    assert (said["iss"], said["aud"]) == ("robot@shop", f"{web.url}/google")
+
+
+async def test_google_credentials_give_access_tokens(
+    world: World, web: WebServer
+) -> None:
+    """SC-TY-03: a service account's assertion, an authorized user's refresh grant."""
+    web.answers["/google"] = reply({"access_token": "marker", "expires_in": 100})
+    await world.save("robot", "google_oauth", **account(web))
+    await world.save(
+        "person",
+        "google_oauth",
+        authorized_user={
+            "client_id": "c",
+            "client_secret": "s",
+            "refresh_token": "r",
+            "token_uri": f"{web.url}/google",
+        },
+    )
+    for name in ("robot", "person"):
+        found = await world.reveal(name, "token")
+        assert found.reveal()["access_token"] == "marker"
+        assert found.expires_at == world.clock.now() + 100
+    assert claims(web.seen[0])["scope"].endswith("/cloud-platform")
+    assert parse_qs(web.seen[1].body.decode())["grant_type"] == ["refresh_token"]
+    await world.save("i", "google_oauth", impersonate_service_account="x")
+    with pytest.raises(InvalidError, match="not available in this build"):
+        await world.reveal("i", "token")
+
+
+async def test_other_credentials_give_tokens_too(world: World, web: WebServer) -> None:
+    """``token('alias')`` (TL-TPL-09): bearer, and oauth2 as a stored credential."""
+    web.answers["/token"] = reply({"access_token": "marker-2", "expires_in": 100})
+    await world.save("b", "bearer_token", token="marker-1")
+    await world.save(
+        "o", "oauth2", token_url=f"{web.url}/token", client_id="c", client_secret="s"
+    )
+    await world.save("p", "postgres", db_password="x")
+    assert (await world.reveal("b", "token")).reveal()["access_token"] == "marker-1"
+    assert (await world.reveal("o", "token")).reveal()["access_token"] == "marker-2"
+    assert parse_qs(web.seen[0].body.decode())["client_id"] == ["c"]
+    with pytest.raises(InvalidError, match="'p' of type postgres gives no token"):
+        await world.reveal("p", "token")
+
+
+async def test_the_order_of_resolution_is_record_then_entry_then_environment(
+    world: World,
+) -> None:
+    """SC-AL-02, SC-AL-04: the first hit wins; a keychain text asks its entry first."""
+    await world.save("x", "secret", secret="record")
+    await world.playbook(
+        "  - {name: x, kind: static, map: {secret: entry}}\n"
+        "  - {name: A_KEY, kind: static, map: {secret: entry}}"
+    )
+    assert await fields(world, "x", want="credential") == {"secret": "record"}
+    assert await fields(world, "x", want="entry") == {"secret": "entry"}
+    assert await fields(world, "A_KEY", want="credential") == {"secret": "entry"}
+    seeded = await world.keeper.reveal("A_KEY", Asker(), "credential")
+    assert seeded.reveal() == {"secret": "marker-env", "value": "marker-env"}
+    with pytest.raises(NotFoundError, match="noetl credential add"):
+        await world.keeper.reveal("PATH", Asker(), "credential")
+
+
+async def test_a_child_reads_its_parents_entries_and_nobody_else_does(
+    world: World,
+) -> None:
+    """SC-AL-03: by the lineage the owner knows, whatever the asker says."""
+    parent = await world.playbook(
+        "  - {name: p, kind: static, map: {x: '{{ workload.v }}'}}", "7000",
+        workload={"v": "marker-parent"},
+    )  # fmt: skip
+    above = [{"execution_id": "7000", "catalog_id": parent}]
+    await world.playbook(
+        "  - {name: c, kind: static, map: {x: y}}", "7001", above=above
+    )
+    await world.playbook("  - {name: u, kind: static, map: {x: y}}", "7002")
+    assert await fields(world, "p", execution_id="7001") == {"x": "marker-parent"}
+    stranger = asker("7002")._replace(parent_execution_id="7000")
+    with pytest.raises(NotFoundError):
+        await world.keeper.reveal("p", stranger, "entry")
+
+
+async def test_values_are_kept_for_whom_their_scope_says(world: World) -> None:
+    """SC-KC-10, RT-SEC-2: local to an execution, shared by a tree, global."""
+    catalog = await world.playbook(
+        "  - {name: l, kind: static, map: {x: y}}\n"
+        "  - {name: s, kind: static, scope: shared, map: {x: y}}\n"
+        "  - {name: g, kind: static, scope: catalog, map: {x: y}}",
+        above=[{"execution_id": "6000", "catalog_id": "1"}],
+    )
+    for name in ("l", "s", "g"):
+        await world.reveal(name)
+    keys = {row.cache_key for row in await world.keeper.entries(catalog)}
+    assert keys == {
+        f"l:{catalog}:{EXECUTION}",
+        f"s:{catalog}:shared:6000",
+        f"g:{catalog}:global",
+    }
+    times = {
+        row.keychain_name: row.expires_at.timestamp() - world.clock.now()
+        for row in await world.keeper.entries(catalog)
+        if row.expires_at
+    }
+    assert times == {"l": 3600, "s": 86_400, "g": 86_400}
+
+
+def test_names_cannot_run_into_scopes() -> None:
+    """SC-KC-10: ``:`` is encoded."""
+    one = cache_key(Place("1", "a:2", scope="global"))
+    assert one == "a%3A2:1:global"
+    with pytest.raises(InvalidError, match="needs an execution_id"):
+        cache_key(Place("1", "a", scope="local"))
+    with pytest.raises(InvalidError, match="use local, shared, global"):
+        cache_key(Place("1", "a", scope="everywhere"))
+
+
+async def test_nothing_is_kept_in_the_clear(world: World) -> None:
+    """SC-CA-02, SC-KC-09: values and renew_config are envelopes."""
+    catalog = await world.playbook("  - {name: e, kind: static, map: {x: marker-1}}")
+    await world.reveal("e")
+    new = NewEntry(data={"x": "marker-2"}, renew_config={"client_secret": "marker-3"})
+    await world.keeper.save_entry(Place(catalog, "f"), new)
+    for row in await world.rows.entries(catalog):
+        assert "marker" not in repr(row)
+        assert '"alg":"AES-256-GCM"' in row.data_encrypted
+    assert "marker" not in repr(new)
+
+
+async def test_a_keychain_value_given_by_hand_can_be_read_until_its_end(
+    world: World,
+) -> None:
+    """SC-KC-12."""
+    place = Place("1", "e")
+    end = world.clock.now() + 100
+    await world.keeper.save_entry(place, NewEntry(data={"x": "marker"}, expires_at=end))
+    _, found = await world.keeper.entry(place)
+    assert found is not None
+    assert found.reveal() == {"x": "marker"}
+    world.clock.advance(101)
+    assert (await world.keeper.entry(place))[1] is None
+    assert await world.keeper.drop_entry(place)
+    with pytest.raises(NotFoundError):
+        await world.keeper.entry(place)
+
+
+def counted(world: World, lives: list[float], error: list[NoetlError]) -> Any:
+    """A provider that counts; its values end after ``lives``, errors come first."""
+    from noetl_worker.wallet.providers import SecretRef, SecretValue
+
+    class Counted:
+        asked = 0
+        gate = anyio.Event()
+
+        async def fetch(self, ref: SecretRef) -> SecretValue:
+            Counted.asked += 1
+            await self.gate.wait()
+            if error:
+                raise error[0]
+            end = world.clock.now() + lives[0] if lives else None
+            return SecretValue(f"marker-{Counted.asked}", expires_at=end)
+
+    resolver = world.keeper._resolver
+    resolver._from.providers._makers["env"] = lambda token: Counted()
+    return Counted
+
+
+ONE = "  - {name: e, kind: secrets, provider: env, map: {k: A_KEY}}"
+
+
+async def test_two_hundred_cold_lookups_ask_the_provider_once(world: World) -> None:
+    """SC-TE-04, SC-CA-03: one fetch, all waiters get its result."""
+    provider = counted(world, [], [])
+    await world.playbook(ONE)
+    found: list[str] = []
+
+    async def look() -> None:
+        found.append(str((await fields(world, "e"))["k"]))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(200):
+            tasks.start_soon(look)
+        await anyio.wait_all_tasks_blocked()
+        provider.gate.set()
+    assert provider.asked == 1
+    assert found == ["marker-1"] * 200
+    outcome = {"outcome": "stampede_collapsed"}
+    assert world.metric("noetl_secret_refresh_total", **outcome) == 199
+
+
+async def test_an_error_is_everybodys_and_not_kept(world: World) -> None:
+    """SC-CA-03: all waiters get the error; the next one asks again."""
+    errors: list[NoetlError] = [UpstreamError("away")]
+    provider = counted(world, [], errors)
+    provider.gate.set()
+    await world.playbook(ONE)
+    failed: list[NoetlError] = []
+
+    async def look() -> None:
+        with pytest.raises(UpstreamError) as caught:
+            await world.reveal("e")
+        failed.append(caught.value)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(look)
+    assert len(failed) == 5
+    errors.clear()
+    assert (await fields(world, "e"))["k"].startswith("marker")
+
+
+async def test_a_waiter_that_goes_away_does_not_end_the_others_fetch(
+    world: World,
+) -> None:
+    """SC-FL-02."""
+    provider = counted(world, [], [])
+    await world.playbook(ONE)
+    found: list[Any] = []
+
+    async def stays() -> None:
+        found.append(await fields(world, "e"))
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as gone:
+            tasks.start_soon(stays)
+            await anyio.wait_all_tasks_blocked()
+            async with anyio.create_task_group() as leaving:
+                leaving.start_soon(fields, world, "e")
+                await anyio.wait_all_tasks_blocked()
+                gone.cancel()
+        provider.gate.set()
+    assert found == [{"k": "marker-1"}]
+    assert provider.asked == 1
+
+
+async def test_near_its_end_a_value_is_given_and_refreshed_once(world: World) -> None:
+    """SC-TE-04, SC-CA-03, SC-CA-01."""
+    provider = counted(world, [400.0], [])
+    provider.gate.set()
+    await world.playbook(ONE)
+    await world.reveal("e")
+    world.clock.advance(400 - 60 - 30)
+    provider.gate = anyio.Event()
+    for _ in range(3):
+        assert await fields(world, "e") == {"k": "marker-1"}
+    await anyio.wait_all_tasks_blocked()
+    assert provider.asked == 2
+    provider.gate.set()
+    await anyio.wait_all_tasks_blocked()
+    assert await fields(world, "e") == {"k": "marker-2"}
+    assert world.metric("noetl_secret_refresh_total", outcome="succeeded") == 1
+
+
+async def test_a_failed_refresh_keeps_serving_until_the_end(world: World) -> None:
+    """SC-TE-04, SC-CA-03."""
+    errors: list[NoetlError] = []
+    provider = counted(world, [400.0], errors)
+    provider.gate.set()
+    await world.playbook(ONE)
+    await world.reveal("e")
+    errors.append(UpstreamError("away"))
+    world.clock.advance(400 - 60 - 30)
+    for _ in range(2):
+        assert await fields(world, "e") == {"k": "marker-1"}
+        await anyio.wait_all_tasks_blocked()
+    assert world.metric("noetl_secret_refresh_total", outcome="failed") >= 1
+    world.clock.advance(31)
+    with pytest.raises(UpstreamError):
+        await world.reveal("e")
+
+
+async def test_a_refresh_does_not_bring_back_a_deleted_row(world: World) -> None:
+    """SC-CA-04."""
+    provider = counted(world, [400.0], [])
+    provider.gate.set()
+    catalog = await world.playbook(ONE)
+    await world.reveal("e")
+    world.clock.advance(400 - 60 - 30)
+    provider.gate = anyio.Event()
+    await world.reveal("e")
+    await world.keeper.drop_entry(Place(catalog, "e", EXECUTION, "local"))
+    provider.gate.set()
+    await anyio.wait_all_tasks_blocked()
+    assert await world.keeper.entries(catalog) == []
+
+
+@pytest.mark.parametrize(
+    ("ends_in", "kept"), [(30, None), (61, 5), (300, 240), (5000, 600)]
+)
+async def test_how_long_a_value_with_an_end_is_kept(
+    world: World, ends_in: float, kept: float | None
+) -> None:
+    """SC-CA-01: the margin, the floor and the ceiling."""
+    counted(world, [ends_in], []).gate.set()
+    catalog = await world.playbook(ONE)
+    assert await fields(world, "e") == {"k": "marker-1"}
+    rows = await world.keeper.entries(catalog)
+    if kept is None:
+        assert rows == []
+        reason = {"reason": "inside_margin"}
+        assert world.metric("noetl_secret_cache_skip_total", **reason) == 1
+    else:
+        assert rows[0].expires_at is not None
+        assert rows[0].expires_at.timestamp() - world.clock.now() == pytest.approx(kept)
+
+
+async def test_a_token_is_renewed_before_its_end_once(
+    world: World, web: WebServer
+) -> None:
+    """SC-KC-13, SC-TE-08: at the threshold; two at once make one call; a renewal that
+    fails keeps what is still good."""
+    answers = iter(f"marker-{n}" for n in range(1, 9))
+    web.answers["/token"] = lambda seen: reply(
+        {"access_token": next(answers), "expires_in": 1000}
+    )
+    await world.playbook(OAUTH.format(url=web.url, more=""))
+    assert (await fields(world, "api"))["token"] == "marker-1"
+    world.clock.advance(1000 - 60 - 300 - 1)
+    assert (await fields(world, "api"))["token"] == "marker-1"
+    world.clock.advance(2)
+    found: list[str] = []
+
+    async def look() -> None:
+        found.append((await fields(world, "api"))["token"])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(look)
+        tasks.start_soon(look)
+    assert found == ["marker-2"] * 2
+    assert len(web.seen) == 2
+    world.clock.advance(700)
+    web.answers["/token"] = reply(b"down", 503)
+    assert (await fields(world, "api"))["token"] == "marker-2"
+
+
+async def test_a_damaged_cache_row_is_fetched_anew(world: World) -> None:
+    """SC-EN-07: it repairs itself."""
+    catalog = await world.playbook("  - {name: e, kind: static, map: {x: y}}")
+    await world.reveal("e")
+    key = f"e:{catalog}:{EXECUTION}"
+    row = await world.rows.entry(key)
+    assert row is not None
+    await world.rows.swap("keychain", key, row.data_encrypted, "damaged")
+    assert await fields(world, "e") == {"x": "y"}
+    again = await world.rows.entry(key)
+    assert again is not None
+    assert again.data_encrypted != "damaged"
+
+
+@pytest.mark.parametrize("residency", ["none", "advisory", "strict"])
+@pytest.mark.parametrize("entry_region", ["", "eu", "us"])
+@pytest.mark.parametrize("here", ["", "eu"])
+@pytest.mark.parametrize("allowed", [(), ("eu",), ("us",)])
+def test_the_residency_matrix(
+    residency: Any, entry_region: str, here: str, allowed: tuple[str, ...]
+) -> None:
+    """SC-RE-01, SC-TE-05."""
+    entry = Definition(
+        name="e",
+        kind="static",
+        region=entry_region,
+        residency=residency,
+        allowed_regions=allowed,
+    )
+    decision = residency_decision(entry, here)
+    if not entry_region:
+        assert decision == "allowed_no_policy"
+    elif residency == "none" or entry_region == here or (here and here in allowed):
+        assert decision == "allowed"
+    elif residency == "advisory":
+        assert decision == "violation_allowed"
+    else:
+        assert decision == "denied"
+
+
+async def test_a_strict_residency_asks_nobody() -> None:
+    """SC-RE-01, SC-TE-05: no provider call, no cache read; alias and regions, no value."""
+    async with wallet_world(providers=ENV, NOETL_SERVER_REGION="us") as world:
+        provider = counted(world, [], [])
+        await world.playbook(
+            "  - {name: e, kind: secrets, provider: env, region: eu, residency: strict, map: {k: A_KEY}}"
+        )
+        with pytest.raises(RefusedError, match=r"'e'.*eu.*us.*not available") as caught:
+            await world.reveal("e")
+        assert caught.value.code == "residency_violation"
+        assert provider.asked == 0
+        [row] = await world.trail(outcome="residency_violation")
+        assert (row.credential, row.server_region) == ("e", "us")
+        labels = {"policy": "strict", "decision": "denied"}
+        assert world.metric("noetl_secret_residency_check_total", **labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("keychain", "words"),
+    [
+        ("  - {name: e}", "keychain 'e': kind '' is unknown"),
+        ("  - {kind: static}", r"keychain\[0\] needs a name"),
+        ("  - {name: e, kind: magic}", "'magic' is unknown"),
+        ("  - {name: e, kind: static, scope: mine}", "keychain 'e'"),
+        ("  - {name: e, kind: static, map: []}", "keychain 'e'"),
+        ("  - {name: e, kind: static}\n  - {name: e, kind: static}", "two entries 'e'"),
+        ("  - {name: e, kind: bearer, token: '{{ keychain.f.t }}'}\n  - {name: f, kind: static}", "reads 'f', which is not an entry before it"),
+        ("  - {name: e, kind: bearer, token: '{{ keychain.e.t }}'}", "reads 'e'"),
+        ("  - {name: e, kind: bearer, token: ''}", "has no token"),
+        ("  - {name: e, kind: google_id_token}", "give service_account_credential"),
+        ("  - {name: e, kind: oauth2}", "endpoint is required"),
+        ("  - {name: e, kind: secrets, provider: gcp, map: {a: b}}", "'gcp' is not available in this build"),
+        ("  - {name: e, kind: secrets, provider: nowhere, map: {a: b}}", "'nowhere' is unknown"),
+    ],
+)  # fmt: skip
+async def test_an_entry_that_cannot_work_says_which_and_why(
+    world: World, keychain: str, words: str
+) -> None:
+    """SC-KC-01, SC-KC-04 (order, no cycles), SC-AL-05: terminal, named."""
+    await world.playbook(keychain)
+    with pytest.raises(InvalidError, match=words) as caught:
+        await world.reveal("e")
+    assert not caught.value.retryable
+
+
+async def test_a_text_of_an_entry_that_fails_names_the_entry(world: World) -> None:
+    await world.playbook("  - {name: e, kind: static, map: {x: '{{ 1 // 0 }}'}}")
+    with pytest.raises(TemplateError, match="keychain 'e'"):
+        await world.reveal("e")
+    [row] = await world.trail(credential="e")
+    assert row.outcome == "template_error"
+
+
+async def test_an_owner_that_is_silent_is_asked_again_later(world: World) -> None:
+    world.owners.silent = True
+    with pytest.raises(UnavailableError, match="does not answer"):
+        await world.reveal("e")
+
+
+async def test_an_execution_nobody_knows_has_no_keychain(world: World) -> None:
+    with pytest.raises(NotFoundError, match="is not running"):
+        await world.reveal("e", execution_id="42")
+
+
+async def test_expired_values_and_those_of_ended_runs_are_purged(world: World) -> None:
+    """SC-KC-11: every minute."""
+    await world.keeper.save_entry(
+        Place("1", "e"), NewEntry(data={}, expires_at=world.clock.now() + 10)
+    )
+    await anyio.wait_all_tasks_blocked()
+    world.clock.advance(61)
+    await anyio.wait_all_tasks_blocked()
+    assert await world.keeper.entries("1") == []
+
+
+def test_an_entry_may_say_its_credential_type() -> None:
+    found = definitions(
+        [{"name": "e", "kind": "static", "type": "postgres", "map": {}}]
+    )
+    assert (found["e"].kind, found["e"].type) == ("static", "postgres")
+    assert DamagedError("x").retryable is False
