@@ -44,8 +44,14 @@ _STATUS: Final[tuple[tuple[type[NoetlError], int], ...]] = (
 )
 
 
+_BY_CODE: Final[dict[str, int]] = {"no_pubkey": HTTPStatus.BAD_REQUEST}
+"""What clients were promised where the class says another (SC-SE-05)."""
+
+
 def status_of(error: NoetlError) -> int:
     """The HTTP status an error of ours is told as."""
+    if error.code in _BY_CODE:
+        return _BY_CODE[error.code]
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return status
