@@ -226,7 +226,7 @@ async def _inside(kind: str, config: Fields, lookup: Lookup) -> None:
             end = config.get(name)
             if isinstance(end, dict):
                 inner = str(end.get("type") or end.get("tool") or end.get("kind"))
-                config[name] = await authorize(inner, end, lookup)
+                config[name] = await authorize(inner.lower(), end, lookup)
     script = config.get("script")
     source = script.get("source") if isinstance(script, dict) else None
     if isinstance(script, dict) and isinstance(source, dict):
@@ -271,7 +271,12 @@ def _port(credential: Credential, text: str) -> int:
 
 
 def _typed(credential: Credential) -> Fields:
-    return {"type": credential.type, **canonical(credential)}
+    fields = canonical(credential)
+    address = fields.get("connection_string")
+    if isinstance(address, str):
+        # Who takes a credential by name takes it in parts.
+        fields = {**_parts_of(address), **fields}
+    return {"type": credential.type, **fields}
 
 
 def _merge(config: Fields, credential: Credential) -> None:
