@@ -102,6 +102,7 @@ class Fleet:
     http: httpx.AsyncClient
     stop: anyio.Event
     answers: dict[str, dict[str, JSON]] = field(default_factory=dict)
+    opened: dict[str, list[JSON]] = field(default_factory=dict)
 
     async def materialize(self) -> None:
         """Bring the rows up to the end of the log."""
@@ -182,7 +183,7 @@ class Fleet:
         )
 
 
-def event(kind: str, step: str = "", **more: Any) -> Event:
+def event(kind: str, step: str = "", /, **more: Any) -> Event:
     """An event of now."""
     at = timestamp(datetime.now(UTC).timestamp())
     for name in ("context", "result", "meta"):
@@ -258,7 +259,11 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
 
 async def _answer_for_owners(fleet: Fleet) -> None:
     async def answer(question: dict[str, JSON]) -> dict[str, JSON] | None:
-        return fleet.answers.get(str(question["execution_id"]))
+        execution_id = str(question["execution_id"])
+        if question["kind"] == "open":
+            opened = fleet.opened.get(execution_id)
+            return None if opened is None else {"commands": opened}
+        return fleet.answers.get(execution_id)
 
     for shard in range(SHARDS):
         await fleet.bus.signals.answer(Shard(shard), answer)

@@ -17,9 +17,15 @@ from noetl_worker.server.bodies import CallbackBody, EventItem, id_text, object_
 from noetl_worker.server.history import History
 from noetl_worker.server.live import Live
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
+from noetl_worker.server.rebuilt import event_of_view
 from noetl_worker.server.shapes import moment, parsed
-from state_builder.errors import InvalidError, UnavailableError
-from state_builder.ids import event_id, shard_of
+from state_builder.errors import (
+    InvalidError,
+    NotFoundError,
+    RecordError,
+    UnavailableError,
+)
+from state_builder.ids import event_id, event_position, shard_of
 from state_builder.records import (
     JSON,
     NOTHING,
@@ -29,6 +35,7 @@ from state_builder.records import (
     ResultEnvelope,
     ToolFailure,
     ToolOutcome,
+    decode_append,
     encode_json,
     timestamp,
 )
@@ -146,6 +153,47 @@ class Ingest:
         return CallbackAnswer(
             status="accepted_in_flight", event_id=str(event_id(generation, sequence, 0))
         )
+
+    async def command(self, event_id: str) -> tuple[str, Event]:
+        """A ``command.issued`` and whose it is, from the log or else from its row.
+
+        Raises NotFoundError, UnavailableError.
+        """
+        unknown = NotFoundError(f"command {event_id[:40]} is not known")
+        try:
+            place = int(id_text(event_id, "event_id"))
+        except InvalidError:
+            raise unknown from None
+        found = await self._logged(place)
+        if found is None:
+            view = await self._ports.rows.event(str(place))
+            if view is not None:
+                found = view.execution_id, event_of_view(view)
+        if found is None or found[1].type != "command.issued":
+            raise unknown
+        return found
+
+    async def _logged(self, place: int) -> tuple[str, Event] | None:
+        """The event of an id, while the log still has it."""
+        generation, sequence, index = event_position(place)
+        if generation != await self._admission.generation():
+            return None
+        message = await self._ports.log.read(sequence)
+        if message is None or message.kind == "lease":
+            return None
+        try:
+            records = decode_append(message.data).records
+        except RecordError:
+            return None
+        events = [(one.execution_id, event) for one in records for event in one.events]
+        return events[index] if index < len(events) else None
+
+    async def is_open(self, execution_id: str, step: str, command_id: str) -> bool:
+        """Whether a command has no result yet. Raises UnavailableError."""
+        opened = await self._live.open_commands(execution_id, step)
+        if opened is not None:
+            return command_id in opened
+        return not (await self._live.status(execution_id, "check")).over
 
     def _callback_event(self, step: str, command_id: str, body: CallbackBody) -> Event:
         failed = body.state != "succeeded"

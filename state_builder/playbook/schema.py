@@ -164,7 +164,10 @@ def _step() -> Schema:
     policy = _object(
         {
             "admit": _object(
-                {"mode": _choice("exclusive"), "rules": {"type": ["array", "null"]}}
+                {
+                    "mode": _choice("exclusive"),
+                    "rules": {"type": ["array", "null"], "items": {"type": "object"}},
+                }
             ),
             "failure": _object({"mode": _choice("fail_fast", "best_effort")}),
             "on_error": _choice("fail", "continue", "retry"),
@@ -242,7 +245,10 @@ def _single() -> Schema:
         "timeout_seconds": _ref("timeout"),
         "output": _ref("output"),
         "eval": {"type": ["array", "null"]},
-        "spec": _described(_MAP, "Any key of the tool may stand here as well."),
+        "spec": _described(
+            _object({"policy": _ref("policy"), "retry": _ref("retry")}),
+            "Any key of the tool may stand here as well.",
+        ),
     }
     return _object(own, "kind")
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.params import FromPath, JSONBody
+from msgspec import Struct
 from msgspec.json import decode as decode_json
 
+from noetl_worker.server.answers import refusal
 from noetl_worker.server.bodies import (
     CallbackBody,
     EventBatchBody,
     EventBody,
     Id,
+    Value,
     id_text,
 )
 from noetl_worker.server.edge import HttpRequest, edge_of
 from noetl_worker.server.guards import internal
 from noetl_worker.server.ingest import CallbackAnswer
-from state_builder.errors import InvalidError, NotFoundError, RecordError
-from state_builder.ids import event_position
-from state_builder.records import decode_append
+from state_builder.errors import InvalidError
+from state_builder.records import Event
 
 
 @post("/api/events", status_code=HTTPStatus.OK)
@@ -44,26 +46,42 @@ async def take_events(
     return {"status": "ok", "event_ids": taken.event_ids, "commands_generated": 0}
 
 
+class ClaimBody(Struct, kw_only=True):
+    """Who asks for a command (RT-CMD-2)."""
+
+    worker_id: str
+    locality: Value = None
+
+
 @get("/api/commands/{event_id:str}")
 async def command(request: HttpRequest, event_id: FromPath[str]) -> dict[str, Any]:
-    """A command as its worker was given it; from the log, for diagnosis."""
-    position = int(id_text(event_id, "event_id") or 0)
-    _, sequence, index = event_position(position)
-    message = await edge_of(request).ports.log.read(sequence)
-    unknown = NotFoundError(f"command {event_id} is not in the log")
-    if message is None or message.kind == "lease":
-        raise unknown
-    try:
-        records = decode_append(message.data).records
-    except RecordError:
-        raise unknown from None
-    events = [(record, event) for record in records for event in record.events]
-    if index >= len(events) or events[index][1].type != "command.issued":
-        raise unknown
-    record, event = events[index]
+    """A command as its worker was given it, for diagnosis (RT-CMD-1)."""
+    execution_id, event = await edge_of(request).ingest.command(event_id)
+    return _command(event_id, execution_id, event)
+
+
+@post(
+    "/api/commands/{event_id:str}/claim",
+    status_code=HTTPStatus.OK,
+)
+async def claim(
+    request: HttpRequest, event_id: FromPath[str], data: JSONBody[ClaimBody]
+) -> Response[Any]:
+    """The same, unless it is finished. Reserves nothing: the pool's consumer alone
+    gives a command to one worker (RT-CMD-2)."""
+    del data
+    ingest = edge_of(request).ingest
+    execution_id, event = await ingest.command(event_id)
+    if await ingest.is_open(execution_id, event.step, event.command_id):
+        return Response(_command(event_id, execution_id, event))
+    told = f"command {event.command_id} is finished, or its execution has ended"
+    return refusal(HTTPStatus.GONE, told, code="terminal")
+
+
+def _command(event_id: str, execution_id: str, event: Event) -> dict[str, Any]:
     return {
         "event_id": event_id,
-        "execution_id": record.execution_id,
+        "execution_id": execution_id,
         "command_id": event.command_id,
         "node_id": event.step,
         "node_name": event.step,
@@ -98,4 +116,4 @@ def _execution(value: Id) -> str:
     return found
 
 
-ROUTES = (take_event, take_events, command, container_callback)
+ROUTES = (take_event, take_events, command, claim, container_callback)

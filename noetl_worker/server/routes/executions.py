@@ -34,6 +34,8 @@ from noetl_worker.server.starting import BatchAnswer, Started
 from state_builder.errors import InvalidError
 
 EVENT_STREAM = "text/event-stream"
+MINUTES_MAX = 5_256_000
+"""Ten years."""
 
 
 @post("/api/execute", status_code=HTTPStatus.OK)
@@ -61,8 +63,8 @@ async def cleanup(
 ) -> CleanedUp:
     """Cancel executions that stand still."""
     body = data or CleanupBody()
-    if body.older_than_minutes < 0:
-        raise InvalidError("older_than_minutes must not be negative")
+    if not 0 <= body.older_than_minutes <= MINUTES_MAX:
+        raise InvalidError(f"older_than_minutes must be 0 to {MINUTES_MAX:,}")
     return await edge_of(request).ending.clean_up(
         body.older_than_minutes * 60, body.dry_run
     )
@@ -80,7 +82,7 @@ async def detail(request: HttpRequest, execution_id: FromPath[str]) -> DetailAns
 
 @get(
     "/api/executions/{execution_id:str}/events",
-    responses={HTTPStatus.OK: ResponseSpec(EventsAnswer)},
+    responses={HTTPStatus.OK: ResponseSpec(EventsAnswer, generate_examples=False)},
 )
 async def events(request: HttpRequest, execution_id: FromPath[str]) -> Response[Any]:
     """A page of events, newest first; or a live stream where one is accepted."""

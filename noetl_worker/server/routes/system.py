@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from binascii import Error as Base64Error
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -181,7 +180,7 @@ def _statement(data: QueryBody) -> str:
         raise InvalidError("give 'query' or 'query_base64'")
     try:
         return b64decode(data.query_base64, validate=True).decode()
-    except (Base64Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InvalidError("query_base64 is no base64 of a text") from error
 
 
