@@ -7,6 +7,7 @@
     │   ├── TemplateError       a text that cannot be evaluated
     │   ├── SettingsError       environment or options
     │   └── NotFoundError       an entity that does not exist
+    │       └── ReferenceMissingError   a stored value that is gone
     ├── ConflictError       somebody else got there first
     │   └── FencedError         the lease of the shard has moved on
     ├── LostDataError       the log no longer has what it once confirmed
@@ -56,6 +57,12 @@ class NotFoundError(InvalidError):
     """An entity that does not exist."""
 
     code = "not_found"
+
+
+class ReferenceMissingError(NotFoundError):
+    """A reference whose value is gone: expired, or removed with its execution."""
+
+    code = "missing_reference"
 
 
 class TemplateError(InvalidError):

@@ -208,7 +208,11 @@ class CallMode(Struct, kw_only=True, omit_defaults=True):
 
 
 class Genesis(Struct, kw_only=True, omit_defaults=True):
-    """``playbook_started.context``: all an execution is born with."""
+    """``playbook_started.context``: all an execution is born with.
+
+    Attributes:
+        workload_ref, payload_ref: stand for a large one that is stored (RT-LIM-2).
+    """
 
     catalog_id: str
     path: str
@@ -222,6 +226,8 @@ class Genesis(Struct, kw_only=True, omit_defaults=True):
     trace: Raw = NOTHING
     payload: Raw = NOTHING
     env: Raw = NOTHING
+    workload_ref: Raw = NOTHING
+    payload_ref: Raw = NOTHING
 
 
 class CommandContext(Struct, kw_only=True, omit_defaults=True):
@@ -235,6 +241,9 @@ class CommandContext(Struct, kw_only=True, omit_defaults=True):
         render_context: the slice of names the texts need; see
             :class:`CommandNames`.
         timeout_s: the tool's time to run where it names none itself.
+        output: the step's ``output`` (PB-342).
+        inline_bytes_max: a larger result is stored outside the log; 0 = the worker's
+            own budget.
     """
 
     tool_config: Raw
@@ -242,6 +251,16 @@ class CommandContext(Struct, kw_only=True, omit_defaults=True):
     render_context: Raw = NOTHING
     timeout_s: float = 0.0
     retry: Raw = NOTHING
+    output: Raw = NOTHING
+    inline_bytes_max: int = 0
+
+
+class ContextReference(Struct, kw_only=True, omit_defaults=True):
+    """``command.issued.context`` of a command whose own is stored (RT-NATS-50)."""
+
+    ref: str = field(name="__context_ref__")
+    bytes: int = field(default=0, name="__context_bytes__")
+    reference: Raw = NOTHING
 
 
 class CommandNames(Struct, kw_only=True, omit_defaults=True):
@@ -253,6 +272,7 @@ class CommandNames(Struct, kw_only=True, omit_defaults=True):
         steps: step name → ``{"form": …, "value": …}``, see
             :class:`state_builder.template.StepResult`.
         workload: the recorded workload, or the keys of it that are needed.
+        workload_ref: stands for all of it where it is stored outside the log.
         iteration: ``{"name": iterator, "value": element, "index": i, "total": n}``.
         event: ``{"name", "type"}`` of the completion that led here.
         weak: ``result``/``error`` of that step, ``job`` parts, ``path`` … (PB-462).
@@ -263,6 +283,7 @@ class CommandNames(Struct, kw_only=True, omit_defaults=True):
     ctx: Raw = NOTHING
     steps: Raw = NOTHING
     workload: Raw = NOTHING
+    workload_ref: Raw = NOTHING
     iteration: Raw = NOTHING
     event: Raw = NOTHING
     weak: Raw = NOTHING
@@ -291,6 +312,8 @@ class ToolOutcome(Struct, kw_only=True, omit_defaults=True):
         updates: execution variables set by the tool, in order of setting
             (``{"x": …, "a.b": …}``).
         helpers: ``http``, ``pg``, ``py``, ``exit_code``, ``stdout`` … of PB-100.
+        reference: stands for the data where the worker has stored them; it travels
+            beside the outcome, not in it.
         runs: how often the tool ran (retries included).
         duration_ms: all runs together.
     """
@@ -301,6 +324,7 @@ class ToolOutcome(Struct, kw_only=True, omit_defaults=True):
     error: ToolFailure | None = None
     updates: Raw = NOTHING
     helpers: Raw = NOTHING
+    reference: Raw = NOTHING
     runs: int = 1
     duration_ms: float = 0.0
 
@@ -314,7 +338,7 @@ class ReferenceMeta(Struct, kw_only=True, omit_defaults=True):
     content_type: str = ""
 
 
-class Reference(Struct, kw_only=True, omit_defaults=True):
+class Reference(Struct, kw_only=True):
     """Stands for a value that is stored outside the log (RT-EVT-15, TL-RR-02).
 
     Attributes:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from msgspec import Raw
+from msgspec.structs import replace
 
-from state_builder.records import Event, ResultEnvelope, ToolOutcome, encode_json
+from state_builder.records import (
+    NOTHING,
+    Event,
+    ResultEnvelope,
+    ToolOutcome,
+    encode_json,
+)
 
 ERROR_TEXT_MAX: Final = 2000
 """Characters of an event's error text (RT-EVT-0)."""
@@ -37,7 +44,12 @@ def result_events(
     """
     failure = outcome.error if outcome.failed else None
     status = "success" if failure is None else "error"
-    result = Raw(encode_json(ResultEnvelope(status=status, context=outcome)))
+    reference = outcome.reference
+    if reference:
+        outcome = replace(outcome, reference=NOTHING)
+    result = Raw(
+        encode_json(ResultEnvelope(status=status, context=outcome, reference=reference))
+    )
     text = "" if failure is None else failure.message[:ERROR_TEXT_MAX]
     called = Event(
         type="call.done" if failure is None else "call.error",

@@ -22,9 +22,11 @@ from materializer.memory import (
 )
 from materializer.projection import Projector, decode_messages
 from noetl_worker.bus.memory import MemoryBroker, MemoryBus
+from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.bus.topology import BusSettings
 from noetl_worker.lifecycle import SnowflakeIds, SystemClock
 from noetl_worker.metrics import PrometheusObserver
+from noetl_worker.results.values import Values
 from noetl_worker.server import (
     PLUGIN_BUCKET,
     Edge,
@@ -192,6 +194,29 @@ def event(kind: str, step: str = "", /, **more: Any) -> Event:
     return Event(type=kind, step=step, at=at, **more)
 
 
+def _keeper(
+    database: MemoryDatabase,
+    tables: CountedTables,
+    bus: MemoryBus,
+    observer: PrometheusObserver,
+    ids: SnowflakeIds,
+) -> Keeper:
+    return Keeper(
+        KeeperPorts(
+            rows=MemorySecrets(database),
+            tables=tables,
+            signals=bus.signals,
+            clock=SystemClock(),
+            observer=observer,
+            mint_id=ids.mint,
+        ),
+        load({}, "worker").wallet,
+        local_keyring(),
+        ProviderSettings(),
+        SHARDS,
+    )
+
+
 @asynccontextmanager
 async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
     """A server edge with its daemons, reached in process."""
@@ -204,20 +229,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
     # Nothing is materialized until a test asks for it.
     database.positions[GROUP] = Position(0, 0)
     ids = SnowflakeIds(1, clock.now)
-    keeper = Keeper(
-        KeeperPorts(
-            rows=MemorySecrets(database),
-            tables=tables,
-            signals=bus.signals,
-            clock=clock,
-            observer=observer,
-            mint_id=ids.mint,
-        ),
-        load({}, "worker").wallet,
-        local_keyring(),
-        ProviderSettings(),
-        SHARDS,
-    )
+    keeper = _keeper(database, tables, bus, observer, ids)
     ports = ServerPorts(
         log=bus.log,
         signals=bus.signals,
@@ -225,6 +237,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
         tables=tables,
         vault=keeper,
         plugins=bus.blobs(PLUGIN_BUCKET),
+        values=Values(MemoryResults(), clock, observer),
         clock=clock,
         ids=ids,
         observer=observer,

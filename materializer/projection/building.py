@@ -224,7 +224,7 @@ def execution_row(
         touched.end_time,
         touched.result,
         touched.error,
-        bytes(genesis.workload) or None,
+        bytes(genesis.workload or genesis.workload_ref) or None,
         touched.stored_at,
     )
 

@@ -15,6 +15,7 @@ import structlog
 from anyio.abc import TaskGroup
 from msgspec.json import decode as decode_json
 
+from noetl_worker.daemons.references import ERRORS, CommandValues, failure_of
 from state_builder.errors import LimitExceededError, RecordError
 from state_builder.ports import (
     Clock,
@@ -85,6 +86,7 @@ class ExecutorPorts:
     commands: CommandQueue
     signals: Signals
     runner: ToolRunner
+    values: CommandValues
     clock: Clock
     observer: Observer
 
@@ -228,7 +230,11 @@ class Executor:
         running.began = self._ports.clock.monotonic()
         running.in_tool = True
         try:
-            return await self._ports.runner.run(self._command(running))
+            command = await self._ports.values.resolve(self._command(running))
+            outcome = await self._ports.runner.run(command)
+            return await self._ports.values.settle(command, outcome)
+        except ERRORS as error:
+            return ToolOutcome(failed=True, error=failure_of(error))
         except asyncio.CancelledError:
             if not self._was_ours(running):
                 raise

@@ -19,14 +19,29 @@ import structlog
 from anyio.abc import TaskGroup
 
 from noetl_worker.daemons.playbooks import Playbooks
+from noetl_worker.daemons.references import see_to
 from state_builder.arcs import Plan
-from state_builder.drive import ChildNeed, Decision, DriveLimits, Turn, decide
-from state_builder.errors import FencedError, LimitExceededError, UnavailableError
+from state_builder.drive import (
+    Bulk,
+    ChildNeed,
+    Decision,
+    DriveLimits,
+    FetchNeed,
+    KeepNeed,
+    Turn,
+    decide,
+)
+from state_builder.errors import (
+    FencedError,
+    LimitExceededError,
+    UnavailableError,
+)
 from state_builder.ids import Shard
 from state_builder.index import Entry, ShardIndex
 from state_builder.ports import Clock, EventLog, LogMessage, Observer, Signals
 from state_builder.records import JSON, Event, Record, decode_lease, timestamp
 from state_builder.state import State
+from state_builder.values import ValueStore
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +78,7 @@ class OwnedShard:
     covered: int = 0
     written: int = 0
     memos: dict[str, dict[str, JSON]] = field(default_factory=dict)
+    bulks: dict[str, Bulk] = field(default_factory=dict)
 
 
 class Stop(Protocol):
@@ -81,6 +97,7 @@ class OwnerPorts:
     clock: Clock
     observer: Observer
     playbooks: Playbooks
+    values: ValueStore
 
 
 class Owner:
@@ -198,14 +215,16 @@ class Owner:
             children=self._ports.playbooks.children,
             hold_loops=self.hold_loops,
             memo=owned.memos.setdefault(entry.state.execution_id, {}),
+            bulk=owned.bulks.get(entry.state.execution_id) or Bulk(),
         )
         decision = decide(turn)
         entry.due = decision is not None and decision.partial
         if decision is None:
             return
         if decision.needs:
-            self._later(owned, entry, self._look_up, decision)
+            self._later(owned, entry, self._look_up, owned, entry, decision)
             return
+        owned.bulks.pop(entry.state.execution_id, None)
         self._send(owned, entry, decision)
 
     def _later(
@@ -248,8 +267,14 @@ class Owner:
     async def _load(self, catalog_id: str) -> None:
         await self._ports.playbooks.load(catalog_id)
 
-    async def _look_up(self, decision: Decision) -> None:
+    async def _look_up(
+        self, owned: OwnedShard, entry: Entry, decision: Decision
+    ) -> None:
         for need in decision.needs:
+            if isinstance(need, FetchNeed | KeepNeed):
+                bulk = owned.bulks.setdefault(entry.state.execution_id, Bulk())
+                await see_to(need, bulk, self._ports.values, self._ports.observer)
+                continue
             assert isinstance(need, ChildNeed)
             await self._ports.playbooks.look_up(need)
 
@@ -258,6 +283,7 @@ class Owner:
         eid = entry.state.execution_id
         if decision.terminal:
             owned.memos.pop(eid, None)
+            owned.bulks.pop(eid, None)
         if len(decision.commands) == 1 and not decision.others:
             only = decision.commands[0]
             record = Record(execution_id=eid, events=[*decision.events, only.event])

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from msgspec import UNSET, Struct, UnsetType
-from msgspec.json import decode as decode_json
 
 from noetl_worker.rehearsal.answers import Answers
 from noetl_worker.rehearsal.cases import Expected, ExpectedStep
 from noetl_worker.rehearsal.trace import arcs_of
 from noetl_worker.rehearsal.world import EXECUTION, World
-from state_builder.drive.names import view
-from state_builder.records import JSON, TERMINAL_STATUS, Event
-from state_builder.state import StepState
+from state_builder.drive import Bulk, view
+from state_builder.records import (
+    JSON,
+    TERMINAL_STATUS,
+    Event,
+    ToolOutcome,
+    outcome_envelope_decoder,
+)
+from state_builder.state import Outcome, StepState
 from state_builder.template import plain
 
 _MISSING = "(nothing)"
@@ -33,6 +38,7 @@ def differences(expected: Expected, world: World, answers: Answers) -> list[Diff
     assert terminal is not None
     state = world.state()
     found: list[Difference] = []
+    bulk = Bulk(values=world.values)
     status = TERMINAL_STATUS[terminal.type]
     if status != expected.status:
         found.append(Difference("status", expected.status, status))
@@ -41,9 +47,9 @@ def differences(expected: Expected, world: World, answers: Answers) -> list[Diff
     if expected.error and expected.error not in terminal.error:
         found.append(Difference("error", f"… {expected.error} …", terminal.error))
     if not isinstance(expected.result, UnsetType):
-        found += compared("result", expected.result, result_of(terminal))
+        found += compared("result", expected.result, result_of(terminal, bulk))
     for name, step in expected.steps.items():
-        found += _of_step(name, step, state.steps.get(name) or StepState())
+        found += _of_step(name, step, state.steps.get(name) or StepState(), bulk)
     for name, value in expected.variables.items():
         if name in state.ctx:
             found += compared(f"variables.{name}", value, state.ctx[name])
@@ -91,7 +97,9 @@ def _part(expected: JSON, got: JSON) -> JSON:
     }
 
 
-def _of_step(name: str, expected: ExpectedStep, seen: StepState) -> list[Difference]:
+def _of_step(
+    name: str, expected: ExpectedStep, seen: StepState, bulk: Bulk
+) -> list[Difference]:
     found: list[Difference] = []
     status = "none" if seen.status == "pending" else seen.status
     if expected.status and expected.status != status:
@@ -101,17 +109,20 @@ def _of_step(name: str, expected: ExpectedStep, seen: StepState) -> list[Differe
     if expected.result is not UNSET and not isinstance(expected.result, UnsetType):
         got: JSON = _MISSING
         if seen.result is not None:
-            got = plain(view(seen.result))
+            got = plain(view(seen.result, bulk))
         found += compared(f"steps.{name}.result", expected.result, got)
     return found
 
 
-def result_of(terminal: Event) -> JSON:
+def result_of(terminal: Event, bulk: Bulk) -> JSON:
     """The execution's result; null where there is none."""
     if not terminal.result:
         return None
-    envelope: dict[str, dict[str, JSON]] = decode_json(terminal.result)
-    return envelope.get("context", {}).get("data")
+    envelope = outcome_envelope_decoder.decode(terminal.result)
+    found = envelope.context or ToolOutcome()
+    outcome = Outcome(form=found.form, data=bytes(found.data) or b"null")
+    outcome.reference = bytes(envelope.reference)
+    return plain(view(outcome, bulk))
 
 
 def compared(what: str, expected: JSON, got: JSON) -> Iterator[Difference]:

@@ -7,17 +7,27 @@ outside, so it runs as itself where nobody says otherwise. Waits pass in no time
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from anyio.lowlevel import checkpoint
 from msgspec import Struct
+from msgspec.json import decode as decode_json
 
 from noetl_worker.rehearsal.answers import Answers, Call, Data, Fail
 from noetl_worker.rehearsal.world import WORKER, OpenId, World
 from state_builder.credentials import Asker, Credential, Want
-from state_builder.errors import InvalidError
+from state_builder.errors import InvalidError, ReferenceMissingError
+from state_builder.locator import Locator
 from state_builder.ports import Command
-from state_builder.records import JSON, Event, ToolFailure, ToolOutcome
+from state_builder.records import (
+    JSON,
+    ContextReference,
+    Event,
+    Reference,
+    ToolFailure,
+    ToolOutcome,
+)
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.errors import ToolCallError
 from tools.kinds.noop import Noop
@@ -194,6 +204,26 @@ class _Cast(Registry):
         return self._cast[kind]
 
 
+class WorldValues:
+    """The ``ValueStore`` port on what a world has stored."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def keep(
+        self, locator: Locator, data: bytes, about: Mapping[str, str]
+    ) -> Reference:
+        """See the port."""
+        return self._world.keep(str(locator), data)
+
+    async def fetch(self, reference: Reference) -> bytes:
+        """See the port."""
+        found = self._world.values.get(reference.ref)
+        if found is None:
+            raise ReferenceMissingError(f"nothing is stored at {reference.ref}")
+        return found
+
+
 class Tools:
     """Runs the commands of a world from a script."""
 
@@ -207,6 +237,7 @@ class Tools:
             WorldClock(world),
             Unobserved(),
             StandIns(),
+            WorldValues(world),
         )
 
     async def run(self, open_command: OpenId) -> ToolOutcome:
@@ -221,7 +252,11 @@ class Tools:
         assert genesis is not None
         self._stage.path = genesis.path
         self._stage.iteration = issued.iteration
-        outcome = await self._runner.run(_command(execution_id, issued, genesis.path))
+        command = _command(execution_id, issued, genesis.path)
+        if command.context.startswith(b'{"__context_ref__"'):
+            stored = decode_json(command.context, type=ContextReference)
+            command = command._replace(context=self._world.values[stored.ref])
+        outcome = await self._runner.run(command)
         if self._stage.missing:
             where = "" if genesis.catalog_id == "1" else f"playbook '{genesis.path}', "
             raise UnansweredError(where + self._stage.missing)

@@ -7,11 +7,18 @@ from msgspec.json import decode as decode_json
 from noetl_worker.rehearsal.replay import Checked, Folded
 from noetl_worker.rehearsal.trace import exited_of, trace_line
 from state_builder.arcs import Plan
-from state_builder.drive.names import view
-from state_builder.records import JSON, Event, timestamp
-from state_builder.state import State
-from state_builder.template import plain
+from state_builder.drive import Bulk, view
+from state_builder.records import JSON, Event, decode_reference, timestamp
+from state_builder.state import Outcome, State
+from state_builder.template import plain, stub_of
 from state_builder.waiting import last_decision, waits
+
+
+def _value(outcome: Outcome) -> JSON:
+    """A result, or what stands for one that is stored elsewhere."""
+    if outcome.reference:
+        return stub_of(decode_reference(outcome.reference))
+    return plain(view(outcome, Bulk()))
 
 
 def state_view(state: State, plan: Plan | None, now: float) -> dict[str, JSON]:
@@ -22,7 +29,7 @@ def state_view(state: State, plan: Plan | None, now: float) -> dict[str, JSON]:
         steps[name] = {
             "status": step.status,
             "visits": step.visit,
-            "result": None if step.result is None else plain(view(step.result)),
+            "result": None if step.result is None else _value(step.result),
         }
         for token in step.tokens:
             tokens.append(

@@ -16,7 +16,17 @@ from msgspec import Raw, Struct
 from noetl_worker.rehearsal.passes import messages_of
 from state_builder.arcs import Plan
 from state_builder.binding import effective_workload
-from state_builder.drive import Child, ChildNeed, Decision, DriveLimits, Turn, decide
+from state_builder.drive import (
+    Bulk,
+    Child,
+    ChildNeed,
+    Decision,
+    DriveLimits,
+    FetchNeed,
+    KeepNeed,
+    Turn,
+    decide,
+)
 from state_builder.errors import NotFoundError
 from state_builder.ids import Shard
 from state_builder.index import Entry, ShardIndex
@@ -28,6 +38,8 @@ from state_builder.records import (
     Event,
     Genesis,
     Record,
+    Reference,
+    ReferenceMeta,
     ToolOutcome,
     encode_append,
     encode_json,
@@ -63,6 +75,9 @@ class World:
         events: (execution, event) in log order.
         issued: every ``command.issued`` by command id.
         index: what an owner has read of the log.
+        values: JSON that is stored outside the log, by reference.
+        bulk: what was found of it since the owner lives.
+        fetched: references in the order they were asked for.
     """
 
     text: str
@@ -85,6 +100,9 @@ class World:
         self.index = ShardIndex(0, 0)
         self._memos: dict[str, dict[str, JSON]] = {}
         self._stored: set[str] = set()
+        self.values: dict[str, bytes] = {}
+        self.bulk = Bulk()
+        self.fetched: list[str] = []
 
     def _add(self, catalog_id: str, path: str, text: str) -> None:
         plan = self.plans[catalog_id] = Plan(load(text))
@@ -130,6 +148,7 @@ class World:
         """The owner dies; the next one rehydrates from the log alone."""
         self.index = ShardIndex(0, 0)
         self._memos = {}
+        self.bulk = Bulk()
 
     def settle(self, *, stop_after: int | None = None) -> None:
         """Read the log to its end and decide until nothing is lacking.
@@ -168,13 +187,29 @@ class World:
                 limits=self.limits,
                 children=children,
                 memo=self._memos.setdefault(state.execution_id, {}),
+                bulk=self.bulk,
             )
             decision = decide(turn)
             if decision is None or not decision.needs:
                 return decision
             for need in decision.needs:
-                assert isinstance(need, ChildNeed)
-                children[need] = self._child(need)
+                self._see_to(need, children)
+
+    def _see_to(self, need: Struct, children: dict[Struct, Struct]) -> None:
+        """Do at once what an owner does between two looks."""
+        if isinstance(need, FetchNeed):
+            ref = need.reference.ref
+            self.fetched.append(ref)
+            if ref in self.values:
+                self.bulk.values[ref] = self.values[ref]
+            else:
+                self.bulk.gone[ref] = f"nothing is stored at {ref}: it is gone"
+        elif isinstance(need, KeepNeed):
+            name = str(need.locator)
+            self.bulk.kept[name] = self.keep(name, need.data)
+        else:
+            assert isinstance(need, ChildNeed)
+            children[need] = self._child(need)
 
     def _child(self, need: ChildNeed) -> Child:
         """What the catalog says."""
@@ -188,6 +223,11 @@ class World:
             version=entry.version,
             playbook=self.plans[catalog_id].playbook,
         )
+
+    def keep(self, name: str, data: bytes) -> Reference:
+        """Store a value outside the log; what stands for it."""
+        self.values[name] = data
+        return Reference(ref=name, uri=name, meta=ReferenceMeta(bytes=len(data)))
 
     def ready(self) -> list[OpenId]:
         """Commands a worker could end now, oldest first within an execution."""

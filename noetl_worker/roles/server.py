@@ -20,6 +20,7 @@ from noetl_worker.roles.database import (
     wait_for_schema,
 )
 from noetl_worker.roles.process import Process, open_bus
+from noetl_worker.roles.values import open_values
 from noetl_worker.server import (
     PLUGIN_BUCKET,
     EdgeSettings,
@@ -124,6 +125,7 @@ def _ports(
         tables=PostgresTables(database),
         vault=keeper,
         plugins=bus.blobs(PLUGIN_BUCKET),
+        values=open_values(process, bus),
         clock=process.clock,
         ids=SnowflakeIds(machine, process.clock.now),
         observer=process.observer,

@@ -26,6 +26,7 @@ from noetl_worker.daemons.ownership import (
 from noetl_worker.daemons.playbooks import Playbooks
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.roles.process import Process, open_bus, run_with_health
+from noetl_worker.roles.values import open_values
 from state_builder.drive import DriveLimits
 
 
@@ -81,9 +82,12 @@ def _owner(
             clock=process.clock,
             observer=process.observer,
             playbooks=playbooks,
+            values=open_values(process, bus),
         ),
         tasks,
         DriveLimits(
+            inline_bytes_max=limits.result_inline_bytes_max,
+            context_bytes_max=limits.command_context_bytes_max,
             open_commands_max=limits.open_commands_max,
             entries_max=limits.steps_max,
             visits_max=limits.visits_max,

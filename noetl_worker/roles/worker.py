@@ -9,9 +9,11 @@ import anyio
 from noetl_worker import logs
 from noetl_worker.client import ClientOptions, NoetlClient, RemotePlugins
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
+from noetl_worker.daemons.references import CommandValues
 from noetl_worker.daemons.registration import Presence, Registration
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.roles.process import Process, open_bus, run_with_health
+from noetl_worker.roles.values import open_values
 from noetl_worker.settings import Settings
 from noetl_worker.wallet import RemoteSettings, RemoteWallet, WorkerKey
 from tools.contract import ToolLimits, ToolPorts
@@ -80,8 +82,14 @@ async def run(process: Process) -> None:
         registration, wallet = _wallet(process, client, worker_id)
         logs.hide(lambda: wallet.masked)
         ports = ToolPorts(plugins=RemotePlugins(client), observer=process.observer)
+        values = open_values(process, bus)
         runner = Runner(
-            Registry(limits, ports), limits, process.clock, process.observer, wallet
+            Registry(limits, ports),
+            limits,
+            process.clock,
+            process.observer,
+            wallet,
+            values,
         )
         executor = Executor(
             ExecutorPorts(
@@ -89,6 +97,7 @@ async def run(process: Process) -> None:
                 commands=bus.commands,
                 signals=bus.signals,
                 runner=runner,
+                values=CommandValues(values, settings.limits.result_inline_bytes_max),
                 clock=process.clock,
                 observer=process.observer,
             ),

@@ -218,7 +218,8 @@ def _workload(known: Known) -> Raw:
     for logged in known.tail:
         if logged.event.type == GENESIS:
             try:
-                return _genesis.decode(logged.event.context).workload or NULL
+                genesis = _genesis.decode(logged.event.context)
+                return genesis.workload or genesis.workload_ref or NULL
             except ValidationError:
                 return NULL
     return NULL

@@ -11,6 +11,7 @@ from state_builder.credentials import Vault
 from state_builder.ports import Blobs, Clock, EventLog, Observer, Signals
 from state_builder.records import JSON
 from state_builder.stores import RowReader, Tables
+from state_builder.values import ValueStore
 
 
 class Ids(Protocol):
@@ -37,6 +38,7 @@ class ServerPorts:
     tables: Tables
     vault: Vault
     plugins: Blobs
+    values: ValueStore
     clock: Clock
     ids: Ids
     observer: Observer

@@ -23,11 +23,11 @@ from state_builder.binding import effective_workload, merged
 from state_builder.errors import (
     ConflictError,
     InvalidError,
-    LimitExceededError,
     NoetlError,
     NotFoundError,
 )
 from state_builder.ids import shard_of
+from state_builder.locator import data_locator
 from state_builder.ports import Appended
 from state_builder.records import (
     GENESIS,
@@ -200,7 +200,7 @@ class Starter:
 
     async def _append(self, wish: _Wish, execution_id: str, *, repeated: bool) -> bool:
         """Append the genesis; False when the id turned out to be another's."""
-        record = self._genesis(wish, execution_id)
+        record = await self._genesis(wish, execution_id)
         shard = shard_of(execution_id, self._settings.shard_count)
         appended = await self._ports.log.try_append(
             shard,
@@ -233,7 +233,7 @@ class Starter:
         message = await self._ports.log.read(appended.sequence)
         return message is not None and record in decode_append(message.data).records
 
-    def _genesis(self, wish: _Wish, execution_id: str) -> Record:
+    async def _genesis(self, wish: _Wish, execution_id: str) -> Record:
         body, prepared = wish.body, wish.prepared
         at = timestamp(self._ports.clock.now())
         data = body.data()
@@ -244,16 +244,6 @@ class Starter:
         elif data:
             workload = Raw(encode_json(merged(prepared.playbook.workload, data)))
         payload = Raw(encode_json(data)) if data else NOTHING
-        size = len(workload) + len(payload)
-        if len(workload) > self._settings.workload_bytes_max or (
-            size > self._settings.append_bytes_max
-        ):
-            raise LimitExceededError(
-                "workload_bytes",
-                f"the workload has {len(workload)} bytes, at most "
-                f"{self._settings.workload_bytes_max} are taken (the request's part "
-                "counts twice): store large values and pass references",
-            )
         trace = _trace(wish.trace, body.trace)
         pool = _pool(body, prepared)
         parent = id_text(body.parent_execution_id, "parent_execution_id")
@@ -261,12 +251,12 @@ class Starter:
             catalog_id=prepared.catalog_id,
             path=prepared.path,
             version=prepared.version,
-            workload=workload,
             pool=pool,
             parent_execution_id=parent,
             trace=Raw(encode_json(trace)),
-            payload=payload,
         )
+        await self._give(genesis, "workload", workload, execution_id)
+        await self._give(genesis, "payload", payload, execution_id)
         meta: dict[str, JSON] = {"emitter": "control_plane", "trace": trace}
         if parent:
             meta["parent_execution_id"] = parent
@@ -282,6 +272,22 @@ class Starter:
             meta=Raw(encode_json(meta)),
         )
         return Record(execution_id=execution_id, events=[event])
+
+    async def _give(
+        self, genesis: Genesis, name: str, value: Raw, execution_id: str
+    ) -> None:
+        """A part of the genesis; a large one is stored first (RT-LIM-2).
+
+        Workload and payload are mostly the same bytes and travel in one message, so
+        each may have half of what a workload may have.
+        """
+        if len(value) <= self._settings.workload_bytes_max // 2:
+            setattr(genesis, name, value)
+            return
+        data = bytes(value)
+        locator = data_locator(f"{name}s", execution_id, name, data)
+        reference = await self._ports.values.keep(locator, data, {})
+        setattr(genesis, f"{name}_ref", Raw(encode_json(reference)))
 
     def _answer(
         self,

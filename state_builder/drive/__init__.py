@@ -5,13 +5,25 @@ any point, it yields the missing remainder and nothing else; decided again on a 
 that lacks nothing, it returns None. Someone who reads only this room knows the
 language: ``decide`` is the order of things, ``completion`` what follows a step,
 ``entry`` what precedes it, ``ending`` how it all ends, ``calls`` playbooks that call
-playbooks, ``commands`` what workers get.
+playbooks, ``commands`` what workers get, ``bulk`` values outside the log.
 
 May import: everything of the core but the index.
 """
 
+from state_builder.drive.bulk import Bulk, FetchNeed, KeepNeed, view
 from state_builder.drive.calls import Child, ChildNeed
 from state_builder.drive.decide import decide
 from state_builder.drive.decision import Decision, DriveLimits, Turn
 
-__all__ = ["Child", "ChildNeed", "Decision", "DriveLimits", "Turn", "decide"]
+__all__ = [
+    "Bulk",
+    "Child",
+    "ChildNeed",
+    "Decision",
+    "DriveLimits",
+    "FetchNeed",
+    "KeepNeed",
+    "Turn",
+    "decide",
+    "view",
+]

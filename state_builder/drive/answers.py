@@ -11,9 +11,11 @@ from msgspec import Raw, convert
 from msgspec.json import decode as decode_json
 from msgspec.structs import replace
 
+from state_builder.drive.bulk import described, view
 from state_builder.drive.decision import Draft
-from state_builder.drive.names import call_scope, view
+from state_builder.drive.names import call_scope
 from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.locator import data_locator
 from state_builder.playbook.model import Call, Step
 from state_builder.policy import (
     Case,
@@ -37,11 +39,12 @@ from state_builder.records import (
     ResultEnvelope,
     ToolFailure,
     ToolOutcome,
+    decode_reference,
     encode_json,
 )
 from state_builder.retry import RetryRule
 from state_builder.state import OpenCommand, Outcome
-from state_builder.template import StepResult, plain
+from state_builder.template import StepResult, plain, stub_of
 
 ERROR_TEXT_MAX = 2000
 """Characters of an event's error text (RT-EVT-0)."""
@@ -54,7 +57,8 @@ def settle_answers(draft: Draft) -> None:
         if command is None or command.outcome is None:
             continue
         answer = command.outcome
-        run = Run(data=decode_json(answer.data), form=answer.form, error=answer.error)
+        value = view(answer, draft.turn.bulk).value
+        run = Run(data=value, form=answer.form, error=answer.error)
         settle(draft, command_id, run, rank=0)
         if draft.full:
             return
@@ -178,6 +182,15 @@ def answer_event(draft: Draft, command_id: str, outcome: ToolOutcome) -> Event:
     """``call.done``/``call.error`` with its result envelope."""
     ok = not outcome.failed
     envelope = ResultEnvelope(status="success" if ok else "error", context=outcome)
+    if len(outcome.data) > draft.turn.limits.inline_bytes_max:
+        data = bytes(outcome.data)
+        eid = draft.turn.state.execution_id
+        locator = data_locator("answers", eid, command_id, data)
+        about = {"form": outcome.form}
+        reference = draft.turn.bulk.keep(locator, data, about)
+        envelope.reference = described(reference, data)
+        stub = Raw(encode_json(stub_of(decode_reference(envelope.reference))))
+        envelope.context = replace(outcome, data=stub)
     error = "" if ok or outcome.error is None else outcome.error.message
     return Event(
         type="call.done" if ok else "call.error",
@@ -229,10 +242,12 @@ def _value_for_parent(
         if error:
             head["error"] = error
         found = named or result
-        return ({**head, "result": {}} if found is None else shape(found, head)), None
+        if found is None:
+            return {**head, "result": {}}, None
+        return shape(draft, found, head), None
     missing = bool(call.result_step) and named is None
     if status == "COMPLETED" and not missing:
-        return shape(named or result, head), None
+        return shape(draft, named or result, head), None
     why = error or status
     if status == "COMPLETED":
         why = f"step '{call.result_step}' never completed"
@@ -240,9 +255,9 @@ def _value_for_parent(
     return {**head, "error": why}, ToolFailure(kind="child_failed", message=text)
 
 
-def shape(outcome: Outcome | None, head: dict[str, JSON]) -> JSON:
+def shape(draft: Draft, outcome: Outcome | None, head: dict[str, JSON]) -> JSON:
     """The value a caller reads (PB-606)."""
-    value = None if outcome is None else plain(view(outcome))
+    value = None if outcome is None else plain(view(outcome, draft.turn.bulk))
     if isinstance(value, dict):
         own = {key: member for key, member in value.items() if not key.startswith("_")}
         return {**head, "result": own, **own}

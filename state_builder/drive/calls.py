@@ -14,12 +14,14 @@ from msgspec.json import decode as decode_json
 
 from state_builder.binding import effective_workload
 from state_builder.drive.answers import settle
+from state_builder.drive.bulk import LackingError
 from state_builder.drive.commands import attempts, command_meta
 from state_builder.drive.decision import Draft, raw
 from state_builder.drive.names import call_inputs, iteration_scope
 from state_builder.errors import LimitExceededError, NoetlError, TemplateError
 from state_builder.ids import CommandId, Shard, child_execution_id, command_id
 from state_builder.iteration import Iteration
+from state_builder.locator import data_locator
 from state_builder.playbook.model import Call, Playbook, Step
 from state_builder.policy import Run
 from state_builder.records import (
@@ -33,7 +35,7 @@ from state_builder.records import (
     encode_json,
 )
 from state_builder.state import TIMEOUT_TIMER, Pass
-from state_builder.template import Scope, render
+from state_builder.template import BulkNeededError, Scope, render
 
 
 class ChildNeed(Struct, frozen=True):
@@ -170,6 +172,8 @@ def _start(draft: Draft, start: _Start) -> None:
     if not problem:
         try:
             genesis = _genesis(draft, start, child, child_id)
+        except (BulkNeededError, LackingError):
+            raise
         except NoetlError as error:
             problem = str(error)
     if genesis is None:
@@ -182,6 +186,7 @@ def _start(draft: Draft, start: _Start) -> None:
         context=raw(genesis),
     )
     draft.others.append(Record(execution_id=child_id, events=[event]))
+    draft.weight += len(event.context)
     if start.call.wait == "none":
         data: JSON = {
             "status": "started",
@@ -231,12 +236,10 @@ def _genesis(draft: Draft, start: _Start, child: Child, child_id: str) -> Genesi
         child.playbook, start.data, child_id, draft.turn.at, env
     )
     waits = start.call.wait != "none"
-    return Genesis(
+    genesis = Genesis(
         catalog_id=child.catalog_id,
         path=child.path,
         version=child.version,
-        workload=Raw(encode_json(workload)),
-        payload=Raw(encode_json(start.data)),
         pool=child.playbook.pool or parent.pool,
         parent_execution_id=draft.turn.state.execution_id,
         parent_command_id=start.command if waits else "",
@@ -251,6 +254,15 @@ def _genesis(draft: Draft, start: _Start, child: Child, child_id: str) -> Genesi
         trace=parent.trace,
         env=parent.env,
     )
+    for name, value in (("workload", workload), ("payload", start.data)):
+        data = encode_json(value)
+        if len(data) <= draft.turn.limits.context_bytes_max // 2:
+            setattr(genesis, name, Raw(data))
+        else:
+            locator = data_locator(f"{name}s", child_id, name, data)
+            kept = draft.turn.bulk.keep(locator, data)
+            setattr(genesis, f"{name}_ref", Raw(encode_json(kept)))
+    return genesis
 
 
 def _park(draft: Draft, start: _Start) -> None:

@@ -6,32 +6,42 @@ The drive only picks the names they read, and splices results as the raw JSON th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Raw
 
 from state_builder.binding import Needs, needs_of
+from state_builder.drive.bulk import KeepNeed
 from state_builder.drive.decision import Draft
 from state_builder.drive.names import (
     Workload,
     iteration_names,
+    loop_of,
     step_names,
     weak_names,
 )
 from state_builder.ids import command_id
 from state_builder.iteration import Iteration, again, due, tolerates
+from state_builder.locator import data_locator
 from state_builder.playbook.model import Step
 from state_builder.records import (
     JSON,
     NOTHING,
     CommandContext,
     CommandNames,
+    ContextReference,
     Event,
     encode_json,
 )
 from state_builder.state import Outcome, Pass
 from state_builder.state.outcomes import encode_failure
 from state_builder.template import plain
+
+SHARE_BYTES_MIN: Final = 4096
+"""A smaller result is never worth a place of its own."""
+
+CLAIM_BYTES_MAX: Final = 786_432
+"""Rows of one claim; they must fit in a message."""
 
 
 def issue_all(draft: Draft) -> None:
@@ -54,7 +64,9 @@ def attempts(draft: Draft, step: Step, run: Pass) -> list[tuple[Iteration | None
     for name in draft.state.ripe:
         repeat = draft.state.repeats[name]
         if repeat.step == step.name:
-            value = None if run.loop is None else again(run.loop, repeat.iteration)
+            value = None
+            if run.loop is not None:
+                value = again(loop_of(draft, run), repeat.iteration)
             found.append((value, repeat.attempt))
     room = draft.turn.limits.open_commands_max - len(draft.state.commands)
     if run.loop is None:
@@ -62,7 +74,8 @@ def attempts(draft: Draft, step: Step, run: Pass) -> list[tuple[Iteration | None
     elif draft.turn.hold_loops:
         fresh = []
     else:
-        fresh = [*due(run.loop, best_effort=tolerates(step), room=room)]
+        loop = loop_of(draft, run)
+        fresh = [*due(loop, best_effort=tolerates(step), room=room)]
     return found + [(iteration, 1) for iteration in fresh]
 
 
@@ -93,6 +106,8 @@ def _issue(draft: Draft, wanted: _Wanted, names: CommandNames) -> None:
         render_context=Raw(encode_json(names)),
         timeout_s=step.timeout_s,
         retry=step.retry,
+        output=step.output,
+        inline_bytes_max=_inline_bytes_max(draft, step, run, iteration),
     )
     pool = step.pool or genesis.pool
     command = command_id(state.execution_id, step.name, run.visit, attempt, loop_id)
@@ -109,9 +124,48 @@ def _issue(draft: Draft, wanted: _Wanted, names: CommandNames) -> None:
             command_id=command,
             attempt=attempt,
             pool=pool,
-            context=Raw(encode_json(context)),
+            context=_within_budget(draft, command, encode_json(context)),
             meta=command_meta(draft),
         ),
+    )
+
+
+def _inline_bytes_max(
+    draft: Draft, step: Step, run: Pass, iteration: Iteration | None
+) -> int:
+    """What a loop's iterations share (0: the worker's own budget, which is less).
+
+    A claim's rows are the drive's to hand out, so they come inline or not at all.
+    """
+    if iteration is None or run.loop is None:
+        if draft.plan.playbook.reference_first and b"output_select" in bytes(
+            step.output
+        ):
+            return 1
+        return 0
+    if iteration.phase == "claim":
+        return CLAIM_BYTES_MAX
+    limits = draft.turn.limits
+    share = limits.loop_inline_bytes_max // max(run.loop.total, 1)
+    return min(limits.inline_bytes_max, max(SHARE_BYTES_MIN, share))
+
+
+def _within_budget(draft: Draft, command: str, context: bytes) -> Raw:
+    """The context, or what stands for it (RT-LIM-2, TL-RR-03)."""
+    if len(context) <= draft.turn.limits.context_bytes_max:
+        return Raw(context)
+    eid = draft.turn.state.execution_id
+    locator = data_locator("contexts", eid, command, context)
+    kept = draft.turn.bulk.kept.get(str(locator))
+    if kept is None:
+        # Asked for together: a loop may have many.
+        draft.needs.append(KeepNeed(locator, context, {}))
+        return NOTHING
+    reference = Raw(encode_json(kept))
+    return Raw(
+        encode_json(
+            ContextReference(ref=kept.ref, bytes=len(context), reference=reference)
+        )
     )
 
 
@@ -162,6 +216,7 @@ class _Picked:
         self._run = run
         self._workload = Workload(draft)
         self._whole_workload: Raw | None = None
+        self._workload_ref = NOTHING
         source = draft.state.steps.get(run.origin) if run.origin else None
         self._weak_makers = weak_names(
             draft, step.name, run, None if source is None else source.result
@@ -207,6 +262,7 @@ class _Picked:
         if keys is None:
             genesis = self._raw_workload
             assert genesis is not None
+            self._workload_ref = genesis.workload_ref
             self._whole_workload = genesis.workload or Raw(b"{}")
             return
         for key in keys:
@@ -233,6 +289,7 @@ class _Picked:
             ctx=_object(self.ctx),
             steps=_object(self.steps),
             workload=workload,
+            workload_ref=self._workload_ref,
             event=event if with_event else NOTHING,
             weak=_object(self.weak),
         )
@@ -243,15 +300,21 @@ def _object(value: object) -> Raw:
 
 
 def raw_result(outcome: Outcome) -> Raw:
-    """A result as a command carries it: ``{"form", "value", "error"?, "failed"?}``."""
+    """A result as a command carries it: ``{"form", "value" or "reference", "error"?,
+    "failed"?}``."""
+    key, data = b"value", outcome.data
+    if outcome.reference:
+        key, data = b"reference", outcome.reference
+    form = outcome.form.encode()
     if outcome.ok and outcome.error is None:
-        return Raw(b'{"form":"%b","value":%b}' % (outcome.form.encode(), outcome.data))
+        return Raw(b'{"form":"%b","%b":%b}' % (form, key, data))
     error = None if outcome.error is None else encode_failure(outcome.error)
     return Raw(
-        b'{"form":"%b","value":%b,"failed":%b,"error":%b}'
+        b'{"form":"%b","%b":%b,"failed":%b,"error":%b}'
         % (
-            outcome.form.encode(),
-            outcome.data,
+            form,
+            key,
+            data,
             b"false" if outcome.ok else b"true",
             encode_json(error),
         )

@@ -6,9 +6,10 @@ Each completion is consumed exactly once, in one decision, in event order; its
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from state_builder.arcs import Routed, route
+from state_builder.drive.collecting import collected
 from state_builder.drive.decision import Draft, FailExecution, raw
 from state_builder.drive.names import exit_scope
 from state_builder.errors import LimitExceededError, TemplateError
@@ -23,9 +24,9 @@ from state_builder.state import (
     Outcome,
     Pass,
     Updated,
-    aggregate,
 )
 from state_builder.template import Scope, render
+from state_builder.values import Part
 
 
 def consume_all(draft: Draft) -> None:
@@ -88,7 +89,7 @@ def consume(draft: Draft, name: str) -> None:
     step = draft.plan.playbook.steps[name]
     run = draft.state.steps[name].active
     assert run is not None
-    outcome = _outcome(step, run)
+    outcome = _outcome(draft, step, run)
     if draft.turn.state.failing:
         # Results and variable changes are kept, arcs are not looked at (PB-565).
         leaving = _Leaving(step=step, run=run, outcome=outcome, routed=Routed([]))
@@ -112,11 +113,11 @@ def consume(draft: Draft, name: str) -> None:
     _leave(draft, leaving, values, event_name)
 
 
-def _outcome(step: Step, run: Pass) -> Outcome:
+def _outcome(draft: Draft, step: Step, run: Pass) -> Outcome:
     if run.loop is None:
         assert run.outcome is not None
         return run.outcome
-    outcome = aggregate(run.loop)
+    outcome = collected(draft, step.name, run.visit, run.loop)
     outcome.event = run.loop.last_event or run.entered
     if run.loop.failed and not tolerates(step):
         outcome.ok = False
@@ -180,6 +181,9 @@ def _leave(
     final = step.name == draft.plan.playbook.final_step and draft.state.final_entered
     tokens = deliver(draft, step, leaving.routed)
     cursor = run.loop is not None and run.loop.cursor is not None
+    stored: Part | None = None
+    if run.loop is not None and outcome.reference:
+        stored = Part(reference=Raw(outcome.reference), form=outcome.form)
     exited = Exited(
         arcs=tokens,
         event_name=event_name,
@@ -189,6 +193,7 @@ def _leave(
         bare=step.bare_noop,
         failure=outcome.error if failed else None,
         cursor_drained=cursor and not failed,
+        result=stored,
     )
     draft.write(
         Event(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from state_builder.drive.answers import settle_answers
+from state_builder.drive.bulk import FetchNeed, LackingError
 from state_builder.drive.calls import start_children
 from state_builder.drive.commands import issue_all
 from state_builder.drive.completion import consume_all
@@ -16,6 +17,7 @@ from state_builder.drive.ending import (
 )
 from state_builder.drive.entry import enter_all, skip_unreachable
 from state_builder.errors import LimitExceededError, TemplateError
+from state_builder.template import BulkNeededError
 
 
 def decide(turn: Turn) -> Decision | None:
@@ -30,6 +32,10 @@ def decide(turn: Turn) -> Decision | None:
         return None
     try:
         draft = _decide(turn)
+    except BulkNeededError as error:
+        return Decision(key="", needs=[FetchNeed(error.reference)])
+    except LackingError as error:
+        return Decision(key="", needs=[error.need])
     except TemplateError as error:
         draft = fail(turn, "evaluate_error", str(error))
     except LimitExceededError as error:

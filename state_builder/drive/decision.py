@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from msgspec import Raw, Struct, field
 
 from state_builder.arcs import Plan
+from state_builder.drive.bulk import Bulk
 from state_builder.errors import NoetlError
 from state_builder.policy import assign
 from state_builder.records import JSON, NOTHING, Event, Record, encode_json
@@ -44,9 +45,13 @@ class DriveLimits(Struct, frozen=True, kw_only=True):
         visits_max: visits of one step.
         depth_max: nesting of sub-playbooks.
         events_max: events of one pass; the rest comes with the next.
+        pass_bytes_max: payloads of one pass, likewise.
         loop_items_max: elements of one loop's collection.
         frame_rows_max: rows one claim of a cursor loop may give.
         aggregate_bytes_max: results of one loop together.
+        inline_bytes_max: larger results of loops and children are stored outside.
+        context_bytes_max: larger contexts, collections and workloads, too.
+        loop_inline_bytes_max: what the inline results of one loop share.
     """
 
     open_commands_max: int = 10_000
@@ -57,6 +62,10 @@ class DriveLimits(Struct, frozen=True, kw_only=True):
     loop_items_max: int = 1_000_000
     frame_rows_max: int = 100_000
     aggregate_bytes_max: int = 64 << 20
+    pass_bytes_max: int = 262_144
+    inline_bytes_max: int = 102_400
+    context_bytes_max: int = 524_288
+    loop_inline_bytes_max: int = 16 << 20
 
 
 class FailExecution(NoetlError):
@@ -106,6 +115,7 @@ class Turn(Struct, kw_only=True):
     Attributes:
         now: Unix seconds; ``at`` the same for people.
         shard, shard_count: where the execution lives, for the ids of its children.
+        bulk: what was found for values outside the log.
         children: what was found for :class:`ChildNeed` lookups, by need.
         hold_loops: the log is nearly full: loops issue nothing further for now.
         memo: anything derived from immutable parts of the state, kept between turns.
@@ -121,6 +131,7 @@ class Turn(Struct, kw_only=True):
     children: Mapping[Struct, Struct] = field(default_factory=dict)
     hold_loops: bool = False
     memo: dict[str, JSON] = field(default_factory=dict)
+    bulk: Bulk = field(default_factory=Bulk)
 
 
 _V = TypeVar("_V")
@@ -227,6 +238,7 @@ class Draft:
         "terminal",
         "turn",
         "unsettled",
+        "weight",
     )
 
     def __init__(self, turn: Turn) -> None:
@@ -248,6 +260,7 @@ class Draft:
         self.others: list[Record] = []
         self.candidates: list[str] = []
         self.needs: list[Struct] = []
+        self.weight = 0
         self.terminal = False
         self.next_id = _DRAFT_IDS
         self.floor = 0
@@ -261,7 +274,9 @@ class Draft:
     @property
     def full(self) -> bool:
         """The pass is as large as a pass may be; the rest comes with the next."""
-        return len(self.events) >= self.turn.limits.events_max
+        limits = self.turn.limits
+        many = len(self.events) >= limits.events_max
+        return many or self.weight >= limits.pass_bytes_max
 
     @property
     def others_max(self) -> int:
@@ -273,6 +288,7 @@ class Draft:
         self._fold(event)
         place = _RANKS[event.type] if rank is None else rank
         self.events.append((max(place, self.floor), event))
+        self.weight += len(event.context) + len(event.result)
 
     def in_order(self) -> None:
         """What is written from now on stands in the order of writing: it builds on

@@ -7,19 +7,21 @@ from datetime import datetime
 from msgspec import Raw
 
 from state_builder.drive.answers import answer_parent, cancel_children, time_out
+from state_builder.drive.bulk import view
 from state_builder.drive.decision import Draft, Turn, raw
 from state_builder.drive.entry import enter
-from state_builder.drive.names import step_names, view
+from state_builder.drive.names import step_names
 from state_builder.errors import LimitExceededError
 from state_builder.records import (
     NOTHING,
     Event,
     ResultEnvelope,
     ToolOutcome,
+    decode_reference,
     encode_json,
 )
 from state_builder.state import TIMEOUT_TIMER, Outcome, Request, State
-from state_builder.template import plain
+from state_builder.template import plain, stub_of
 
 ERROR_TEXT_MAX = 2000
 """Characters of an event's error text (RT-EVT-0)."""
@@ -142,16 +144,28 @@ def last_outcome(state: State, draft: Draft) -> Outcome | None:
 def execution_result(state: State, draft: Draft) -> Raw:
     """The terminal's result envelope."""
     outcome = last_outcome(state, draft)
-    data = b"null" if outcome is None else whole(outcome)
+    if outcome is not None and outcome.reference:
+        return _stored_result(outcome)
+    data = b"null" if outcome is None else whole(outcome, draft)
     context = ToolOutcome(data=Raw(data))
     return Raw(encode_json(ResultEnvelope(status="COMPLETED", context=context)))
 
 
-def whole(outcome: Outcome) -> bytes:
+def _stored_result(outcome: Outcome) -> Raw:
+    """What stands for a result that is stored outside the log (RT-EVT-16)."""
+    reference = decode_reference(outcome.reference)
+    context = ToolOutcome(form=outcome.form, data=Raw(encode_json(stub_of(reference))))
+    envelope = ResultEnvelope(
+        status="COMPLETED", context=context, reference=Raw(outcome.reference)
+    )
+    return Raw(encode_json(envelope))
+
+
+def whole(outcome: Outcome, draft: Draft) -> bytes:
     """The whole value of a result as JSON, views materialised."""
     if outcome.form == "plain":
         return outcome.data
-    return encode_json(plain(view(outcome)))
+    return encode_json(plain(view(outcome, draft.turn.bulk)))
 
 
 def fire_timers(draft: Draft) -> None:

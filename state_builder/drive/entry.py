@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from msgspec import Raw
+from msgspec.structs import replace
+
 from state_builder.arcs import next_to_enter, route, unreachable
 from state_builder.drive.completion import consume, deliver, write_arc_values
 from state_builder.drive.decision import Draft, raw
 from state_builder.drive.names import entry_scope, exit_scope
 from state_builder.errors import LimitExceededError, TemplateError
 from state_builder.iteration import NotIterableError, open_loop
+from state_builder.locator import data_locator
 from state_builder.playbook.model import Step
-from state_builder.records import Event, ToolFailure
+from state_builder.records import Event, ToolFailure, encode_json
 from state_builder.state import Entered, Exited, Outcome, Pass, StepState
 from state_builder.template import Scope, condition
 
@@ -45,13 +49,29 @@ def enter(draft: Draft, name: str, *, final: bool = False) -> None:
             step=name,
             visit=run.visit,
             status="ENTERED",
-            context=raw(entered),
+            context=_with_collection(draft, name, run.visit, entered),
         )
     )
     if failure is not None:
         _fail(draft, step, failure)
-    elif step.loop is not None and entered.cursor is None and not entered.items:
+    elif (
+        step.loop is not None
+        and entered.cursor is None
+        and not (entered.iterations_expected)
+    ):
         consume_empty(draft, name)
+
+
+def _with_collection(draft: Draft, name: str, visit: int, entered: Entered) -> Raw:
+    """The event's context; a large collection is stored on its own (RT-LIM-4)."""
+    context = raw(entered)
+    if not entered.items or len(context) <= draft.turn.limits.inline_bytes_max:
+        return context
+    items = encode_json(entered.items)
+    eid = draft.turn.state.execution_id
+    locator = data_locator("collections", eid, f"{name}.{visit}", items)
+    kept = draft.turn.bulk.keep(locator, items)
+    return raw(replace(entered, items=None, items_ref=Raw(encode_json(kept))))
 
 
 def _pass_of(known: StepState, draft: Draft) -> Pass:

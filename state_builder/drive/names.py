@@ -9,34 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from msgspec.json import decode as decode_json
+from msgspec.structs import replace
 
+from state_builder.drive.bulk import view
 from state_builder.drive.decision import Draft
 from state_builder.iteration import Iteration, again
 from state_builder.playbook.model import Step
-from state_builder.records import JSON
-from state_builder.state import OpenCommand, Outcome, Pass, State
+from state_builder.records import JSON, Genesis
+from state_builder.state import LoopRun, OpenCommand, Outcome, Pass, State
 from state_builder.state.outcomes import encode_failure
+from state_builder.template import External, Scope, StepResult, render
 from state_builder.template import Iteration as TextIteration
-from state_builder.template import Scope, StepResult, render
-
-
-def view(outcome: Outcome) -> StepResult:
-    """A result as texts read it."""
-    return StepResult(
-        value=decode_json(outcome.data),
-        form=outcome.form,
-        error=None if outcome.error is None else encode_failure(outcome.error),  # type: ignore[arg-type]
-        failed=not outcome.ok,
-    )
 
 
 class Results(Mapping[str, StepResult]):
     """Step name → result, decoded on first use; ``own`` is the step at hand."""
 
-    __slots__ = ("_own", "_seen", "_state")
+    __slots__ = ("_bulk", "_own", "_seen", "_state")
 
-    def __init__(self, state: State, own: dict[str, Outcome]) -> None:
-        self._state = state
+    def __init__(self, draft: Draft, own: dict[str, Outcome]) -> None:
+        self._state = draft.state
+        self._bulk = draft.turn.bulk
         self._own = own
         self._seen: dict[str, StepResult] = {}
 
@@ -52,7 +45,7 @@ class Results(Mapping[str, StepResult]):
             outcome = self._outcome(name)
             if outcome is None:
                 raise KeyError(name)
-            found = self._seen[name] = view(outcome)
+            found = self._seen[name] = view(outcome, self._bulk)
         return found
 
     def __contains__(self, name: object) -> bool:
@@ -108,7 +101,10 @@ class Workload(Mapping[str, JSON]):
         if found is None:
             genesis = self._draft.turn.state.genesis
             assert genesis is not None
-            found = decode_json(genesis.workload) if genesis.workload else {}
+            if genesis.workload_ref:
+                found = self._draft.turn.bulk.decoded(genesis.workload_ref)
+            else:
+                found = decode_json(genesis.workload) if genesis.workload else {}
             memo["workload"] = found
         assert isinstance(found, dict)
         return found
@@ -137,7 +133,7 @@ def weak_names(
     makers: dict[str, Callable[[], object]] = {
         "args": lambda: run.args,
         "input": lambda: run.args,
-        "payload": lambda: decode_json(genesis.payload) if genesis.payload else {},
+        "payload": lambda: _payload(draft, genesis),
         "job": lambda: {"uuid": eid, "id": eid, "execution_id": eid},
         "spec": lambda: draft.plan.playbook.spec,
         "env": lambda: decode_json(genesis.env) if genesis.env else {},
@@ -148,11 +144,18 @@ def weak_names(
         "step": lambda: step,
     }
     if source is not None:
-        makers["result"] = makers["response"] = lambda: view(source)
+        makers["result"] = makers["response"] = lambda: view(source, draft.turn.bulk)
         failure = source.error
         if failure is not None:
             makers["error"] = lambda: encode_failure(failure)
     return makers
+
+
+def _payload(draft: Draft, genesis: Genesis) -> JSON:
+    if genesis.payload_ref:
+        return draft.turn.bulk.decoded(genesis.payload_ref)
+    payload: JSON = decode_json(genesis.payload) if genesis.payload else {}
+    return payload
 
 
 def entry_scope(draft: Draft, name: str, run: Pass) -> Scope:
@@ -164,7 +167,7 @@ def entry_scope(draft: Draft, name: str, run: Pass) -> Scope:
         args=run.args,
         overlay=run.overlay,
         ctx=draft.state.ctx,
-        results=Results(draft.state, {}),
+        results=Results(draft, {}),
         workload=Workload(draft),
         weak=Lazy(weak_names(draft, name, run, source)),
         event={"name": run.event_name, "type": run.event_name},
@@ -177,7 +180,7 @@ def exit_scope(
 ) -> Scope:
     """Names for what follows a completion: step ``set``, arcs (PB-203, PB-304)."""
     own = {} if outcome is None else {name: outcome}
-    results = Results(draft.state, own)
+    results = Results(draft, own)
     fixed: Mapping[str, object] = {}
     if outcome is not None:
         fixed = Lazy({"output": lambda: output_view(results[name], outcome)})
@@ -199,17 +202,14 @@ def output_view(result: StepResult, outcome: Outcome) -> StepResult:
     """``output`` after a step: its data, with the envelope's words where it has no
     such key (PB-203)."""
     helpers = decode_json(outcome.helpers) if outcome.helpers else {}
-    return StepResult(
-        value=result.value,
-        form=result.form,
-        error=result.error,
-        failed=result.failed,
-        envelope={
-            "status": "success" if outcome.ok else "error",
-            "error": result.error,
-            **helpers,
-        },
-    )
+    envelope: dict[str, JSON] = {
+        "status": "success" if outcome.ok else "error",
+        "error": result.error,
+        **helpers,
+    }
+    if isinstance(result, External):
+        return result.within(envelope)
+    return replace(result, envelope=envelope)
 
 
 def iteration_names(step: Step, run: Pass, iteration: Iteration) -> dict[str, JSON]:
@@ -245,6 +245,22 @@ def iteration_scope(
     return scope
 
 
+def loop_of(draft: Draft, run: Pass) -> LoopRun:
+    """A pass's loop with its collection at hand, wherever it is kept (RT-LIM-4)."""
+    loop = run.loop
+    assert loop is not None
+    if not loop.items_ref or loop.items:
+        return loop
+    memo, name = draft.turn.memo, f"items:{loop.iterator}"
+    kept = memo.get(name)
+    wanted = loop.items_ref.decode()
+    if not isinstance(kept, list) or kept[0] != wanted:
+        memo[name] = kept = [wanted, draft.turn.bulk.decoded(loop.items_ref)]
+    items = kept[1]
+    assert isinstance(items, list)
+    return replace(loop, items=items)
+
+
 def call_inputs(step: Step) -> dict[str, JSON]:
     """A call's own input under its tool's, unrendered (PB-048)."""
     assert step.call is not None
@@ -256,7 +272,9 @@ def call_scope(draft: Draft, step: Step, command: OpenCommand) -> Scope:
     """Names for what follows a call: its ``set`` and rules (PB-115); own copies."""
     run = draft.state.steps[step.name].active
     assert run is not None
-    iteration = None if run.loop is None else again(run.loop, command.iteration)
+    iteration = None
+    if run.loop is not None:
+        iteration = again(loop_of(draft, run), command.iteration)
     before = iteration_scope(draft, step, run, iteration)
     given = call_inputs(step)
     scope = iteration_scope(draft, step, run, iteration)

@@ -22,7 +22,6 @@ from state_builder.records import (
     TERMINAL_STATUS,
     Event,
     Genesis,
-    ToolFailure,
 )
 from state_builder.state.loops import aggregate, count, issue_iteration
 from state_builder.state.model import (
@@ -40,6 +39,7 @@ from state_builder.state.model import (
     Updated,
 )
 from state_builder.state.outcomes import failure_of, outcome_of
+from state_builder.values import Part
 
 Handler = Callable[[State, Event, int], bool]
 """Changes the state; False when the event meant nothing to it."""
@@ -92,9 +92,14 @@ def apply(state: State, event: Event, event_id: int) -> bool:
     return handler(state, event, event_id) if handler else True
 
 
+_GENESIS_PAYLOADS: Final = (
+    *("workload", "trace", "payload", "env", "workload_ref", "payload_ref"),
+)
+
+
 def own_payloads(genesis: Genesis) -> Genesis:
     """Copies of the raw payloads: views would keep a whole message in memory."""
-    for name in ("workload", "trace", "payload", "env"):
+    for name in _GENESIS_PAYLOADS:
         payload = bytes(getattr(genesis, name))
         # An empty payload is only left out on the wire when it is the default itself.
         setattr(genesis, name, Raw(payload) if payload else NOTHING)
@@ -134,6 +139,7 @@ def _enter(state: State, event: Event, event_id: int) -> bool:
         run.loop = LoopRun(
             iterator=entered.iterator_var,
             items=entered.items or [],
+            items_ref=bytes(entered.items_ref),
             total=entered.iterations_expected or 0,
             window=entered.window,
             results=[None] * (entered.iterations_expected or 0),
@@ -157,7 +163,7 @@ def _exit(state: State, event: Event, event_id: int) -> bool:
         return False
     exited = _exited.decode(event.context) if event.context else Exited()
     failed = event.status == "FAILED"
-    step.result = _result_of(run, exited.failure, failed)
+    step.result = _result_of(run, exited, failed)
     step.active = None
     step.status = "failed" if failed else "completed"
     step.exited = event_id
@@ -170,19 +176,26 @@ def _exit(state: State, event: Event, event_id: int) -> bool:
     return True
 
 
-def _result_of(run: Pass, failure: ToolFailure | None, failed: bool) -> Outcome:
+def _result_of(run: Pass, exited: Exited, failed: bool) -> Outcome:
+    failure = exited.failure
     if run.loop is not None and failure is None and not failed:
-        return aggregate(run.loop)
+        return _loop_result(run.loop, exited.result)
     outcome = run.outcome or Outcome(ok=not failed)
     if failure is not None and outcome.error is None:
         outcome.error = failure
     outcome.updates = {}
     if run.loop is not None:
-        failed_loop = aggregate(run.loop)
+        failed_loop = _loop_result(run.loop, exited.result)
         failed_loop.error, failed_loop.ok = outcome.error, False
         return failed_loop
     outcome.ok = not failed and outcome.ok
     return outcome
+
+
+def _loop_result(loop: LoopRun, stored: Part | None) -> Outcome:
+    if stored is None:
+        return aggregate(loop)
+    return Outcome(form=stored.form, reference=bytes(stored.reference))
 
 
 def _skip(state: State, event: Event, event_id: int) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec import Raw
 from msgspec.json import Decoder
 
 from state_builder.records import JSON, ToolFailure, encode_json
 from state_builder.state.model import Frame, LoopRun, Outcome
 from state_builder.state.outcomes import encode_failure
 from state_builder.template import StepResult, plain
+from state_builder.values import Part
 
 _json = Decoder()
 
@@ -51,6 +53,11 @@ def count(loop: LoopRun, iteration: str, outcome: Outcome) -> None:
         return
     loop.completed += 1
     loop.form = outcome.form
+    if outcome.reference:
+        part = Part(reference=Raw(outcome.reference), form=outcome.form)
+        loop.references[int(iteration)] = part
+        loop.size += len(outcome.reference)
+        return
     element = _element(outcome)
     loop.results[int(iteration)] = element
     loop.size += len(element)
@@ -102,6 +109,7 @@ def _rows_of(outcome: Outcome) -> list[JSON]:
 
 def aggregate(loop: LoopRun) -> Outcome:
     """The result of a finished loop, elements in index order (PB-230, PB-256)."""
+    assert not loop.references, "a loop with stored elements is stored itself"
     stats: dict[str, JSON] = {
         "total": loop.completed + loop.failed,
         "completed": loop.completed,
@@ -115,17 +123,26 @@ def aggregate(loop: LoopRun) -> Outcome:
             "stats": stats,
         }
         return Outcome(form="cursor", data=encode_json(drained))
-    stats["total"] = loop.total
     elements = b",".join(b"null" if one is None else one for one in loop.results)
+    return Outcome(form=loop_form(loop), data=assembled(elements, loop_rest(loop)))
+
+
+def loop_form(loop: LoopRun) -> str:
+    """The form of the loop's own result."""
+    return "loop:http" if loop.form == "http" else "loop"
+
+
+def loop_rest(loop: LoopRun) -> bytes:
+    """The members of a loop's result beside ``results``, without the braces."""
     errors = [
         {"index": int(index), "error": encode_failure(failure)}
         for index, failure in sorted(loop.errors.items(), key=lambda pair: int(pair[0]))
     ]
-    data = b'{"results":[%b],"stats":%b,"count":%d,"errors":%b}' % (
-        elements,
-        encode_json(stats),
-        loop.total,
-        encode_json(errors),
-    )
-    form = "loop:http" if loop.form == "http" else "loop"
-    return Outcome(form=form, data=data)
+    stats = {"total": loop.total, "completed": loop.completed, "failed": loop.failed}
+    rest = {"stats": stats, "count": loop.total, "errors": errors}
+    return encode_json(rest)[1:-1]
+
+
+def assembled(elements: bytes, rest: bytes) -> bytes:
+    """A loop's result out of its parts; elements separated by commas."""
+    return b'{"results":[%b],%b}' % (elements, rest)

@@ -6,10 +6,11 @@ A snapshot is the encoding of these structs; nothing else is kept anywhere.
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 
 from state_builder.chain import ChainHead
-from state_builder.records import JSON, Genesis, ToolFailure
+from state_builder.records import JSON, NOTHING, Genesis, ToolFailure
+from state_builder.values import Part
 
 STATE_VERSION = 2
 """Version of everything a snapshot holds; another one is not read (RT-IDX-4)."""
@@ -32,7 +33,11 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Outcome(Struct, kw_only=True, omit_defaults=True):
-    """What a command, a loop or a child ended with; ``data`` is raw JSON."""
+    """What a command, a loop or a child ended with; ``data`` is raw JSON.
+
+    Attributes:
+        reference: stands for the data where they are stored outside the log.
+    """
 
     ok: bool = True
     form: str = "plain"
@@ -96,6 +101,8 @@ class LoopRun(Struct, kw_only=True, omit_defaults=True):
         errors: index → first failure of it.
         updates: variable changes not yet written as ``ctx.updated``, by event id.
         size: bytes of the results so far.
+        items_ref: stands for ``items`` that are stored outside the log (RT-LIM-4).
+        references: by index: what stands for a result that is stored.
         last_event: newest completion counted.
         slots, frames, rows: of a cursor loop, see :mod:`state_builder.iteration`.
     """
@@ -110,6 +117,8 @@ class LoopRun(Struct, kw_only=True, omit_defaults=True):
     failed: int = 0
     results: list[bytes | None] = field(default_factory=list)
     size: int = 0
+    items_ref: bytes = b""
+    references: dict[int, Part] = field(default_factory=dict)
     form: str = "plain"
     errors: dict[str, ToolFailure] = field(default_factory=dict)
     updates: dict[int, dict[str, JSON]] = field(default_factory=dict)
@@ -263,6 +272,7 @@ class Entered(Struct, omit_defaults=True):
     window: int = 0
     cursor: CursorRun | None = None
     final: bool = False
+    items_ref: Raw = NOTHING
 
 
 class Delivered(Struct, omit_defaults=True):
@@ -284,6 +294,7 @@ class Exited(Struct, omit_defaults=True):
         bare: PB-645.
         failure: why a step failed that had no command of its own to say it.
         unmatched: no arc was taken although there are some (PB-320).
+        result: a loop's result where it is stored outside the log (TL-OS-06).
     """
 
     reason: str = ""
@@ -295,6 +306,7 @@ class Exited(Struct, omit_defaults=True):
     failure: ToolFailure | None = None
     cursor_drained: bool = field(default=False, name="__cursor_drained")
     unmatched: bool = False
+    result: Part | None = None
 
 
 class Updated(Struct, omit_defaults=True):

@@ -28,7 +28,8 @@ def outcome_of(event: Event, event_id: int) -> Outcome:
     outcome = Outcome(ok=ok, event=event_id, reference=bytes(envelope.reference))
     if found is not None:
         outcome.form = found.form
-        outcome.data = bytes(found.data) or b"null"
+        if not outcome.reference:
+            outcome.data = bytes(found.data) or b"null"
         outcome.error = found.error
         outcome.helpers = bytes(found.helpers)
         if found.updates:

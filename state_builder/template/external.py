@@ -183,11 +183,16 @@ def words_of(reference: Reference) -> dict[str, JSON]:
     return words
 
 
-def stub_of(result: External) -> JSON:
-    """What stands for a stored value where nobody may fetch it (TL-RR-41)."""
-    shown = result.stored.extracted
+def stub_of(reference: Reference) -> JSON:
+    """What stands for a stored value where nobody fetches it (RT-EVT-16, TL-RR-41)."""
+    shown = reference.extracted
     fields = shown if isinstance(shown, dict) else {}
-    return {"_ref": result.stored.ref, "_store": result.stored.store, **fields}
+    return {
+        "_ref": reference.ref,
+        "_store": reference.store,
+        **fields,
+        **reference.selected,
+    }
 
 
 def _without_counts(shown: JSON) -> JSON:

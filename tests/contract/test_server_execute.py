@@ -6,11 +6,12 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec import convert
 from msgspec.json import decode
 from server_edge import PLAYBOOK, SHARDS, Fleet, event, running_edge
 
 from state_builder.ids import shard_of
-from state_builder.records import Genesis, Record
+from state_builder.records import Genesis, Record, Reference, decode_append
 
 pytestmark = pytest.mark.anyio
 
@@ -291,17 +292,23 @@ async def test_a_batch_has_an_outcome_for_every_item_in_order() -> None:
     assert empty.status_code == crowd.status_code == 422
 
 
-async def test_a_workload_beyond_the_limit_is_refused_and_counted() -> None:
-    """RT-LIM-3: 413 names sizes."""
+async def test_a_large_workload_is_stored_before_the_genesis_names_it() -> None:
+    """RT-LIM-2: the log holds what stands for it, and no message grows with it."""
     async with running_edge(workload_bytes_max=1000) as fleet:
         await register(fleet)
         answer = await fleet.http.post(
-            "/api/execute", json={"path": "tests/hello", "workload": {"x": "a" * 1000}}
+            "/api/execute",
+            json={"path": "tests/hello", "workload": {"x": "a" * 90_000}},
         )
-        page = (await fleet.http.get("/metrics")).text
-    assert answer.status_code == 413
-    assert "1000 are taken" in answer.json()["error"]
-    assert 'noetl_limit_hits_total{limit="workload_bytes"} 1.0' in page
+        message = await fleet.bus.log.read(1)
+        assert message is not None and len(message.data) < 4000
+        started = decode_append(message.data).records[0].events[0]
+        known = decode(started.context)
+        assert "workload" not in known and "payload" not in known
+        reference = convert(known["workload_ref"], Reference)
+        stored = await fleet.edge.ports.values.fetch(reference)
+        assert decode(stored)["x"] == "a" * 90_000
+    assert answer.status_code == 200
 
 
 async def test_an_unreachable_log_is_a_503_that_may_be_repeated() -> None:

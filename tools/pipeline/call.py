@@ -47,7 +47,7 @@ class Caller(Struct, frozen=True, kw_only=True):
         try:
             ran = await self._run(plan, job, base, attempt)
             if plan.set:
-                await job.holder.settle(lambda: _set(plan, ran, job, attempt))
+                await job.settle(lambda: _set(plan, ran, job, attempt))
         except (ToolCallError, TemplateError, LimitExceededError) as error:
             ran = failed(error, job.where(plan))
         except Exception as error:  # noqa: BLE001 - told below
@@ -74,7 +74,9 @@ class Caller(Struct, frozen=True, kw_only=True):
     async def _run(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Run:
         tool = self.registry.get(plan.kind)
         config = await self._configured(plan, tool, job, base, attempt)
-        limit = self._timeout_s(plan, tool, config, job)
+        limit = await self._timeout_s(plan, tool, config, job)
+        if "variables" in tool.wants(config):
+            await job.fetch_named(str(config.get("code", "")))
         call = self._context(plan, tool, config, job, attempt, limit)
         if tool.instant:
             return _ran(await tool.run(config, call))
@@ -101,7 +103,7 @@ class Caller(Struct, frozen=True, kw_only=True):
             return plan.validated
         config = dict(plan.fields)
         if not literal:
-            config = await job.holder.settle(
+            config = await job.settle(
                 lambda: _rendered_into(config, plan, inputs, job, attempt)
             )
         if plan.credentials:
@@ -114,10 +116,13 @@ class Caller(Struct, frozen=True, kw_only=True):
             plan.validated = validated
         return validated
 
-    def _timeout_s(self, plan: Plan, tool: Tool, config: Fields, job: Job) -> float:
+    async def _timeout_s(
+        self, plan: Plan, tool: Tool, config: Fields, job: Job
+    ) -> float:
         """TL-LIM-01: tool, else step, else kind, else worker."""
         if plan.timeout is not None:
-            limit = _seconds(_rendered("timeout", plan.timeout, job))
+            given = await job.settle(lambda: _rendered("timeout", plan.timeout, job))
+            limit = _seconds(given)
         else:
             limit = job.context.timeout_s or tool.default_timeout_s(config) or 0.0
         limit = limit or self.limits.timeout_s

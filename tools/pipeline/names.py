@@ -13,8 +13,17 @@ from msgspec.json import Decoder
 from msgspec.json import decode as decode_json
 
 from state_builder.ports import Command
-from state_builder.records import JSON, CommandNames
-from state_builder.template import Iteration, Scope, StepResult, plain
+from state_builder.records import JSON, NOTHING, CommandNames, decode_reference
+from state_builder.template import (
+    External,
+    Iteration,
+    Scope,
+    StepResult,
+    external,
+    fetched,
+    plain,
+    stub_of,
+)
 
 _decode_names = Decoder(CommandNames).decode
 _decode_results = Decoder(dict[str, Raw]).decode
@@ -39,6 +48,7 @@ class ResultNames(Struct):
     value: object = None
     failed: bool = False
     error: dict[str, object] | None = None
+    reference: Raw = NOTHING
 
 
 _decode_iteration = Decoder(IterationNames).decode
@@ -46,19 +56,30 @@ _decode_result = Decoder(ResultNames).decode
 
 
 class Results(Mapping[str, StepResult]):
-    """Step name → result, each decoded on first use."""
+    """Step name → result, each decoded on first use.
 
-    __slots__ = ("_raw", "_seen")
+    One that is stored elsewhere is its summary until its value was put here.
+    """
+
+    __slots__ = ("_fetched", "_raw", "_seen")
 
     def __init__(self, raw: dict[str, Raw]) -> None:
         self._raw = raw
+        self._fetched: dict[str, bytes] = {}
         self._seen: dict[str, StepResult] = {}
 
     def __getitem__(self, name: str) -> StepResult:
         found = self._seen.get(name)
         if found is None:
-            found = self._seen[name] = _result(_decode_result(self._raw[name]))
+            found = self._seen[name] = _result(
+                _decode_result(self._raw[name]), self._fetched
+            )
         return found
+
+    def put(self, ref: str, value: bytes) -> None:
+        """The value of a stored result."""
+        self._fetched[ref] = value
+        self._seen.clear()
 
     def __contains__(self, name: object) -> bool:
         return name in self._raw
@@ -70,13 +91,25 @@ class Results(Mapping[str, StepResult]):
         return len(self._raw)
 
 
-def _result(names: ResultNames) -> StepResult:
+def _result(names: ResultNames, values: dict[str, bytes]) -> StepResult:
+    if names.reference:
+        return _stored_result(names, values)
     return StepResult(
         value=cast("JSON", names.value),
         form=names.form,
         error=cast("dict[str, JSON] | None", names.error),
         failed=names.failed,
     )
+
+
+def _stored_result(names: ResultNames, values: dict[str, bytes]) -> StepResult:
+    reference = decode_reference(names.reference)
+    error = cast("dict[str, JSON] | None", names.error)
+    data = values.get(reference.ref)
+    if data is None:
+        return external(reference, names.form, error=error, failed=names.failed)
+    value: JSON = decode_json(data)
+    return fetched(value, reference, names.form, error=error, failed=names.failed)
 
 
 def names_of(context: Raw) -> CommandNames:
@@ -148,6 +181,11 @@ def iteration_input(scope: Scope) -> dict[str, JSON]:
     return {iteration.name: plain(iteration.value), "loop_index": iteration.index}
 
 
+def _by_value(value: object) -> JSON:
+    """The value; of a stored result nobody asked for, what stands for it."""
+    return stub_of(value.stored) if isinstance(value, External) else plain(value)
+
+
 _ROWS: Final = ("weak", "workload", "results", "ctx", "overlay", "args", "runtime")
 
 
@@ -156,5 +194,5 @@ def variables_of(scope: Scope) -> dict[str, JSON]:
     found: dict[str, JSON] = {"execution_id": scope.execution_id}
     for row in _ROWS:
         names: Mapping[str, object] = getattr(scope, row)
-        found.update({name: plain(names[name]) for name in names})
+        found.update({name: _by_value(names[name]) for name in names})
     return {**found, **iteration_input(scope)}

@@ -24,6 +24,7 @@ from state_builder.records import (
     encode_json,
 )
 from state_builder.redact import mask, mask_error
+from state_builder.values import ValueStore
 from tools.contract import ToolLimits
 from tools.errors import ToolCallError
 from tools.pipeline.call import Caller
@@ -54,7 +55,9 @@ class Runner:
         clock: Clock,
         observer: Observer,
         wallet: Wallet,
+        values: ValueStore,
     ) -> None:
+        self._values = values
         self._wallet = wallet
         self._registry = registry
         self._limits = limits
@@ -71,7 +74,8 @@ class Runner:
             context = _decode_context(command.context)
             strict = self._limits.keychain_strict
             holder = Holder(self._wallet, command, strict=strict)
-            job = Job(command, context, self._functions, holder)
+            job = Job(command, context, self._functions, holder, self._values)
+            await job.prepare()
             plan = self._plans.get(context.tool_config)
         except ToolCallError as error:
             return _failure(error.failure)

@@ -135,7 +135,7 @@ class Walker(Struct, frozen=True):
             return Verdict("fail"), ran
         try:
             job = self.job
-            verdict = await job.holder.settle(lambda: decide(task, ran, job, attempt))
+            verdict = await job.settle(lambda: decide(task, ran, job, attempt))
             return verdict, ran
         except (
             ToolCallError,

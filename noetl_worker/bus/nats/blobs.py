@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from hashlib import sha256
+from typing import NamedTuple, Protocol
 
+import anyio
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.json import decode, encode
 
 from noetl_worker.bus.nats.connection import Connection
@@ -60,6 +62,35 @@ class _Description(Struct, omit_defaults=True):
     digest: str = ""
     deleted: bool = False
     options: _Options | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class ObjectInfo(NamedTuple):
+    """Size, SHA-256 in hexadecimal, and what its writer noted."""
+
+    bytes: int
+    sha256: str
+    metadata: dict[str, str]
+
+
+class Proof(Protocol):
+    """A digest in the making."""
+
+    def digest(self) -> bytes:
+        """Of everything so far."""
+
+
+class _Written:
+    """What was sent of an object so far."""
+
+    def __init__(self) -> None:
+        self.size = self.chunks = 0
+        self.digest = sha256()
+
+    def add(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        self.chunks += 1
+        self.digest.update(chunk)
 
 
 class NatsBlobs:
@@ -80,31 +111,65 @@ class NatsBlobs:
             LogFullError: the bucket has no room left.
             UnavailableError: not known to be stored; the same call may be made again.
         """
+        await self.put_chunks(name, _pieces(data), {})
+
+    async def put_chunks(
+        self, name: str, chunks: AsyncIterable[bytes], metadata: Mapping[str, str]
+    ) -> ObjectInfo:
+        """Store what comes, piece by piece; raises as :meth:`put` does."""
         await self._ensure()
         former = await self._description(name)
         nuid = self._connection.new_inbox().rpartition(".")[2]
-        chunks = [data[i : i + CHUNK_BYTES] for i in range(0, len(data), CHUNK_BYTES)]
         try:
-            await self._store_chunks(f"$O.{self._bucket}.C.{nuid}", chunks)
+            written = await self._store_chunks(f"$O.{self._bucket}.C.{nuid}", chunks)
             description = _Description(
                 name=name,
                 bucket=self._bucket,
                 nuid=nuid,
-                size=len(data),
-                chunks=len(chunks),
-                digest=digest(data),
+                size=written.size,
+                chunks=written.chunks,
+                digest=_encoded(written.digest),
                 options=_Options(),
+                metadata=dict(metadata),
             )
             await self._store(
                 lambda inbox: headed_frame(
                     self._subject(name), inbox, _ROLLUP, encode(description)
                 )
             )
-        except UnavailableError:
-            await self._drop_quietly(nuid)
+        except BaseException:
+            # Whatever stopped it: half an object only takes room.
+            with anyio.CancelScope(shield=True):
+                await self._drop_quietly(nuid)
             raise
         if former is not None:
             await self._drop_quietly(former.nuid)
+        return _info(description)
+
+    async def open(self, name: str) -> tuple[ObjectInfo, AsyncIterator[bytes]] | None:
+        """What is known of an object, and its bytes piece by piece.
+
+        The pieces raise LostDataError at the end when they are not what was stored.
+        """
+        description = await self._description(name)
+        if description is None:
+            return None
+        return _info(description), self._proven(description)
+
+    async def _proven(self, description: _Description) -> AsyncIterator[bytes]:
+        size, proof = 0, sha256()
+        async for chunk in self._chunks(description):
+            size += len(chunk)
+            proof.update(chunk)
+            yield chunk
+        if size != description.size or _encoded(proof) != description.digest:
+            raise self._damaged(description, size)
+
+    def _damaged(self, description: _Description, size: int) -> LostDataError:
+        return LostDataError(
+            f"object {description.name!r} of bucket {self._bucket} is damaged: {size} "
+            f"of {description.size} bytes, or another digest than was stored"
+        )
 
     async def get(self, name: str) -> bytes | None:
         """See the port.
@@ -117,16 +182,13 @@ class NatsBlobs:
             description = await self._description(name)
             if description is None:
                 return None
-            data = await self._chunks(description)
+            data = b"".join([chunk async for chunk in self._chunks(description)])
             if len(data) == description.size and digest(data) == description.digest:
                 return data
             # Replaced while it was read, or a replica that lags: look again.
             tries += 1
             if tries == _READ_TRIES:
-                raise LostDataError(
-                    f"object {name!r} of bucket {self._bucket} is damaged: {len(data)} "
-                    f"of {description.size} bytes, or another digest than was stored"
-                )
+                raise self._damaged(description, len(data))
             await asyncio.sleep(0.05 * 2**tries)
 
     async def names(self, prefix: str) -> list[str]:
@@ -174,36 +236,42 @@ class NatsBlobs:
         description = decode(found.payload, type=_Description)
         return None if description.deleted else description
 
-    async def _chunks(self, description: _Description) -> bytes:
+    async def _chunks(self, description: _Description) -> AsyncIterator[bytes]:
         subject = f"$O.{self._bucket}.C.{description.nuid}"
-        parts: list[bytes] = []
         sequence = 1
-        while len(parts) < description.chunks:
+        left = description.chunks
+        while left > 0:
             query: Config = {
                 "seq": sequence,
                 "next_by_subj": subject,
-                "batch": description.chunks - len(parts),
+                "batch": left,
                 "max_bytes": _READ_BYTES,
             }
             try:
                 found = await get_batch(self._connection, self._stream, query)
             except BucketMissingError:
-                break
+                return
             if not found:
-                break
-            parts += [message.data for message in found]
+                return
+            left -= len(found)
             sequence = found[-1].sequence + 1
-        return b"".join(parts)
+            for message in found:
+                yield message.data
 
-    async def _store_chunks(self, subject: str, chunks: list[bytes]) -> None:
+    async def _store_chunks(
+        self, subject: str, chunks: AsyncIterable[bytes]
+    ) -> _Written:
         """Chunks in order, a window of them at a time."""
         window: deque[asyncio.Future[None]] = deque()
-        for chunk in chunks:
+        written = _Written()
+        async for chunk in _even(chunks):
+            written.add(chunk)
             if len(window) >= _WINDOW:
                 await self._confirmed(window.popleft())
             window.append(self._start_store(subject, chunk))
         for stored in window:
             await self._confirmed(stored)
+        return written
 
     def _start_store(self, subject: str, chunk: bytes) -> asyncio.Future[None]:
         stored: asyncio.Future[None] = self._connection.loop.create_future()
@@ -251,7 +319,37 @@ class NatsBlobs:
 
 def digest(data: bytes) -> str:
     """As the object store writes it."""
-    return _DIGEST + base64.urlsafe_b64encode(sha256(data).digest()).decode()
+    return _encoded(sha256(data))
+
+
+def _encoded(proof: Proof) -> str:
+    return _DIGEST + base64.urlsafe_b64encode(proof.digest()).decode()
+
+
+def _info(description: _Description) -> ObjectInfo:
+    encoded = description.digest.removeprefix(_DIGEST)
+    return ObjectInfo(
+        description.size,
+        base64.urlsafe_b64decode(encoded).hex(),
+        description.metadata,
+    )
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _even(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in chunks of the size a bucket has."""
+    rest = b""
+    async for given in chunks:
+        view = memoryview(rest + given if rest else given)
+        whole = len(view) - len(view) % CHUNK_BYTES
+        for start in range(0, whole, CHUNK_BYTES):
+            yield bytes(view[start : start + CHUNK_BYTES])
+        rest = bytes(view[whole:])
+    if rest:
+        yield rest
 
 
 def _name(subject: str) -> str:

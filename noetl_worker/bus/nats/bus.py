@@ -13,6 +13,7 @@ from noetl_worker.bus.nats.commands import NatsCommands
 from noetl_worker.bus.nats.connection import Connection
 from noetl_worker.bus.nats.log import NatsLog
 from noetl_worker.bus.nats.members import NatsMembers
+from noetl_worker.bus.nats.results import NatsResults
 from noetl_worker.bus.nats.signals import NatsSignals
 from noetl_worker.bus.topology import BusSettings, Topology
 from state_builder.ports import LogInfo, Observer
@@ -80,6 +81,10 @@ class NatsBus:
     def blobs(self, bucket: str) -> NatsBlobs:
         """The objects of one bucket."""
         return NatsBlobs(self._connection, self._topology, bucket)
+
+    def results(self, bucket: str, tier: str = "object") -> NatsResults:
+        """Large values in one bucket."""
+        return NatsResults(self.blobs(bucket), tier)
 
     async def ensure_log(self, *, create: bool) -> LogInfo:
         """Server and materializer make the log, the others wait for it (RT-NATS-1).

@@ -1,0 +1,112 @@
+"""Large values outside the log: what keeps them, and what is said of one.
+
+:class:`ResultStore` holds bytes by key and has one adapter for each tier;
+:class:`ValueStore` is what the rest of the house asks: JSON behind a reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from typing import Final, NamedTuple, Protocol
+
+from msgspec import Raw, Struct, field
+
+from state_builder.locator import Locator
+from state_builder.records import NOTHING, Reference
+
+
+class StoredObject(NamedTuple):
+    """What a store says of an object.
+
+    Attributes:
+        sha256: hexadecimal, over its bytes.
+        about: what its writer noted: ``media_type``, ``form``, ``scope`` …
+    """
+
+    key: str
+    bytes: int
+    sha256: str
+    about: Mapping[str, str]
+
+
+class OpenObject(NamedTuple):
+    """An object being read; ``chunks`` raises LostDataError at the end when the bytes
+    are not those that were stored."""
+
+    info: StoredObject
+    chunks: AsyncIterator[bytes]
+
+
+class ResultStore(Protocol):
+    """Large values by key, each written once; never wholly in memory (TL-RR-50).
+
+    ``tier`` is the store's name as readers see it. Raises UnavailableError while the
+    store is away, LogFullError where it has no room.
+    """
+
+    tier: str
+
+    async def put(
+        self, key: str, chunks: AsyncIterable[bytes], about: Mapping[str, str]
+    ) -> StoredObject:
+        """Store durably; found under its key once it is whole, and not before."""
+
+    async def open(self, key: str) -> OpenObject | None:
+        """Begin to read, or None."""
+
+    async def keys(self, prefix: str) -> list[str]:
+        """Keys that start with the prefix, sorted."""
+
+    async def delete(self, key: str) -> None:
+        """Remove; nothing happens when it is not there."""
+
+
+class ValueStore(Protocol):
+    """Values behind ``noetl://`` references."""
+
+    async def keep(
+        self, locator: Locator, data: bytes, about: Mapping[str, str]
+    ) -> Reference:
+        """Store JSON; the reference that stands for it, without a summary.
+
+        Raises UnavailableError.
+        """
+
+    async def fetch(self, reference: Reference) -> bytes:
+        """The JSON behind a reference, proven by its digest.
+
+        Raises:
+            ReferenceMissingError: nothing is stored there (any more).
+            LimitExceededError: more bytes than one value may have in memory.
+            LostDataError: other bytes than were stored.
+            UnavailableError: the store is away.
+        """
+
+
+MANIFEST_TYPE: Final = "application/vnd.noetl.manifest+json"
+"""Media type of a value that is stored by parts."""
+
+
+class Part(Struct, omit_defaults=True):
+    """One element: its JSON, or the reference and form of what is stored."""
+
+    value: Raw = NOTHING
+    reference: Raw = NOTHING
+    form: str = "plain"
+
+
+class Manifest(Struct, kw_only=True):
+    """A loop's result by its parts, in iteration order (TL-OS-06).
+
+    Attributes:
+        rest: the members beside ``merge_path``.
+        total_bytes: of all elements together.
+    """
+
+    kind: str = "manifest"
+    strategy: str = "append"
+    merge_path: str = "results"
+    parts: list[Part] = field(default_factory=list)
+    total_parts: int = 0
+    total_bytes: int = 0
+    rest: Raw = Raw(b"{}")

@@ -1,0 +1,214 @@
+"""Large values on a whole fleet: by reference, whatever their size, and never lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_client import Fleet, fleet, playbook
+
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    folder: Path = tmp_path_factory.mktemp("large")
+    async with fleet(folder / "data") as found:
+        yield found
+
+
+async def run(found: Fleet, path: str, steps: str, **workload: Any) -> dict[str, Any]:
+    """Run a playbook to its end; its execution row."""
+    await found.client.register(playbook(path, steps))
+    execution_id = await found.start(path, **workload)
+    await found.ended([execution_id])
+    rows = await found.rows(
+        "SELECT status, error, result::text, workload::text FROM noetl.execution "
+        "WHERE execution_id = $1",
+        int(execution_id),
+    )
+    row = dict(rows[0])
+    row["id"] = execution_id
+    for name in ("result", "workload"):
+        row[name] = json.loads(row[name]) if row[name] else None
+    return row
+
+
+async def largest_message(found: Fleet) -> int:
+    """Bytes of the largest event any table holds."""
+    rows = await found.rows(
+        "SELECT max(length(coalesce(context::text, '')) + "
+        "length(coalesce(result::text, ''))) FROM noetl.event"
+    )
+    return int(rows[0][0])
+
+
+ROWS_5_MB = (
+    "{kind: python, code: \"result = {'rows': [{'id': i, 'text': 'x' * 90} "
+    "for i in range(45000)], 'n': 45000}\"}"
+)
+
+
+async def test_a_result_of_5_mb_is_read_like_any_other(running: Fleet) -> None:
+    """PB-341, PB-344, RT-EVT-16, RT-EVT-17: in conditions, inputs, sets and results."""
+    row = await run(
+        running,
+        "large/result",
+        f"""
+  - step: start
+    tool: {ROWS_5_MB}
+    set: {{last: "{{{{ start.rows[-1].id }}}}", n: "{{{{ start.n }}}}"}}
+    next:
+      arcs:
+        - {{step: wrong, when: "{{{{ start.rows | length < 45000 }}}}"}}
+        - {{step: use, when: "{{{{ start.rows[44999].text | length == 90 }}}}"}}
+  - {{step: wrong, tool: {{kind: noop}}}}
+  - step: use
+    tool:
+      kind: python
+      input:
+        rows: "{{{{ start.rows }}}}"
+        first: "{{{{ start.rows[0].id }}}}"
+        ref: "{{{{ start._ref }}}}"
+      code: "result = [len(rows), sum(r['id'] for r in rows), first, ref[:8]]"
+    next: end
+  - step: end
+    tool:
+      kind: noop
+      result: ["{{{{ use }}}}", "{{{{ ctx.last }}}}", "{{{{ ctx.n }}}}"]
+""",
+    )
+    assert row["status"] == "COMPLETED", row["error"]
+    assert row["result"] == [[45000, 1012477500, 0, "noetl://"], 44999, 45000]
+    assert await largest_message(running) < 700_000
+
+
+async def test_a_workload_of_5_mb_starts_and_is_read(running: Fleet) -> None:
+    """RT-LIM-2, RT-LIM-1: stored before the genesis, whole for whoever reads it."""
+    items = [{"id": number, "pad": "y" * 100} for number in range(40_000)]
+    row = await run(
+        running,
+        "large/workload",
+        """
+  - step: start
+    tool: {kind: noop, result: "{{ workload['items'] | length }}"}
+    next: code
+  - step: code
+    tool:
+      kind: python
+      code: "result = [len(workload['items']), workload['items'][-1]['id']]"
+    next: end
+  - {step: end, tool: {kind: noop, result: ["{{ start }}", "{{ code }}", "{{ workload.n }}"]}}
+""",
+        items=items,
+    )
+    assert row["status"] == "COMPLETED", row["error"]
+    assert row["result"] == [40_000, [40_000, 39_999], 3]
+    assert row["workload"]["kind"] == "result_ref"
+    assert await largest_message(running) < 700_000
+
+
+async def test_a_loop_over_10_000_large_items_stays_small(running: Fleet) -> None:
+    """RT-LIM-4, TL-OS-06: collection, items and aggregate by reference."""
+    row = await run(
+        running,
+        "large/loop",
+        """
+  - step: start
+    tool:
+      kind: python
+      code: "result = [{'id': i, 'pad': 'z' * 1000} for i in range(workload['count'])]"
+    next: each
+  - step: each
+    loop: {in: "{{ start }}", iterator: item, spec: {mode: parallel, max_in_flight: 200}}
+    tool: {kind: noop, result: {id: "{{ item.id }}", pad: "{{ item.pad }}"}}
+    next: end
+  - step: end
+    tool:
+      kind: python
+      input: {found: "{{ each.results }}", total: "{{ each.stats.completed }}"}
+      code: "result = [len(found), sum(r['id'] for r in found), total]"
+""",
+        count=10_000,
+    )
+    assert row["status"] == "COMPLETED", row["error"]
+    assert row["result"] == [10_000, 49_995_000, 10_000]
+    assert await largest_message(running) < 700_000
+
+
+async def test_large_elements_are_stored_one_by_one(running: Fleet) -> None:
+    """TL-OS-06: the aggregate is a manifest; its elements are found again."""
+    row = await run(
+        running,
+        "large/elements",
+        """
+  - step: start
+    loop: {in: [1, 2, 3], iterator: i, spec: {mode: parallel}}
+    tool: {kind: python, input: {i: "{{ i }}"}, code: "result = {'i': i, 'pad': 'p' * 300000}"}
+    next:
+      arcs: [{step: end, when: "{{ start.stats.completed == 3 }}"}]
+  - step: end
+    tool:
+      kind: noop
+      result: ["{{ start.results[2].i }}", "{{ start.results | map(attribute='pad') | map('length') | list }}"]
+""",
+    )
+    assert row["status"] == "COMPLETED", row["error"]
+    assert row["result"] == [3, [300_000] * 3]
+    assert await largest_message(running) < 700_000
+
+
+async def test_a_large_end_is_told_by_reference(running: Fleet) -> None:
+    """RT-EVT-16: the execution's own result, and a child's for its parent."""
+    await running.client.register(
+        playbook("large/child", f"  - {{step: start, tool: {ROWS_5_MB}}}\n")
+    )
+    row = await run(
+        running,
+        "large/parent",
+        """
+  - step: start
+    tool: {kind: playbook, path: large/child}
+    next: end
+  - step: end
+    tool: {kind: noop, result: ["{{ start.n }}", "{{ start.rows | length }}", "{{ start.status }}"]}
+""",
+    )
+    assert row["status"] == "COMPLETED", row["error"]
+    assert row["result"] == [45000, 45000, "COMPLETED"]
+    rows = await running.rows(
+        "SELECT result::text FROM noetl.execution WHERE path = 'large/child'"
+    )
+    assert json.loads(rows[0][0])["n"] == 45000
+    assert await largest_message(running) < 700_000
+
+
+async def test_a_value_that_is_gone_is_an_error_of_its_own(running: Fleet) -> None:
+    """TL-RR-43, TL-RR-54: policies and arcs see missing_reference, nobody wrong data."""
+    row = await run(
+        running,
+        "large/gone",
+        f"""
+  - step: start
+    tool: {ROWS_5_MB}
+    next: wait
+  - step: wait
+    tool: {{kind: python, code: "import time; time.sleep(1.0)"}}
+    next: use
+  - step: use
+    tool: {{kind: python, input: {{rows: "{{{{ start.rows }}}}"}}, code: "result = len(rows)"}}
+    next:
+      arcs:
+        - {{step: mend, when: "{{{{ error.kind == 'missing_reference' }}}}"}}
+  - {{step: mend, tool: {{kind: noop, result: "{{{{ use.error.kind }}}}"}}}}
+""",
+    )
+    assert row["result"] is not None
