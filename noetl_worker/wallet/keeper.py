@@ -6,6 +6,7 @@ required, the row is committed before the value is handed out.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -122,6 +123,8 @@ class Keeper:
         self._tasks = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
+        # What is in memory now must not end up on a disk (SC-EN-08).
+        resource.setrlimit(resource.RLIMIT_CORE, (0, _core_limit()))
         await self._tasks.__aenter__()
         self._entries.fetch_in(self._tasks)
         self._tasks.start_soon(self._trail.run)
@@ -323,6 +326,10 @@ class _NoWorkerError(NotFoundError):
     """A worker nobody knows."""
 
     code = "worker_not_found"
+
+
+def _core_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_CORE)[1]
 
 
 async def _in_time(name: str, lookup: Awaitable[T]) -> T:

@@ -128,6 +128,70 @@ def test_every_small_example_gives_its_result(
     assert (found["status"], found["result"]) == ("COMPLETED", result)
 
 
+def test_the_example_with_a_credential_signs_in_and_gives_nothing_away(
+    shell: Shell, tmp_path: Path
+) -> None:
+    """SC-CR-02, RT-EVT-31: stored by file, listed without values, masked in the run."""
+    address = shell.addresses["demo_dsn"]
+    fields = tmp_path / "demo.json"
+    fields.write_text(json.dumps({"connection_string": address}))
+    made = shell("credential", "add", "demo", "--data", str(fields), "--tag", "shop")
+    assert (made.returncode, made.stdout) == (0, "demo (postgres) is stored\n")
+    [listed] = shell.json("credential", "list")
+    assert (listed["name"], listed["type"], listed["tags"]) == (
+        "demo",
+        "postgres",
+        ["shop"],
+    )
+    found = shell.json("run", str(EXAMPLES / "credentials.yaml"))
+    assert found["status"] == "COMPLETED", found
+    assert found["result"] == {"answer": "signed in with [REDACTED]"}
+    events = shell("events", found["execution_id"], "--json")
+    assert address not in events.stdout
+
+
+def test_a_credential_is_shown_to_whoever_has_the_token(shell: Shell) -> None:
+    """SC-CR-03."""
+    shell("credential", "add", "api", "--env", "token=HOME", "--description", "mine")
+    plain = shell.json("credential", "show", "api")
+    assert "data" not in plain
+    assert (plain["type"], plain["description"]) == ("bearer", "mine")
+    refused = shell("credential", "show", "api", "--reveal")
+    assert refused.returncode == ExitCode.REFUSED
+    token = (shell.data / "secrets" / "internal_token").read_text()
+    shell.environ["NOETL_INTERNAL_API_TOKEN"] = token
+    try:
+        revealed = shell.json("credential", "show", "api", "--reveal")
+    finally:
+        del shell.environ["NOETL_INTERNAL_API_TOKEN"]
+    assert revealed["data"] == {"token": os.environ["HOME"]}
+    assert shell("credential", "remove", "api").stdout == "api is deleted\n"
+    gone = shell("credential", "remove", "api")
+    assert gone.returncode == ExitCode.NOT_FOUND
+    assert "api" in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--set", "db_password=hunter22"), "--ask db_password"),
+        (("--set", "nothing"), "write field=value"),
+        (("--env", "token"), "write field=VARIABLE"),
+        (("--env", "token=NOT_SET_ANYWHERE"), "NOT_SET_ANYWHERE is not set"),
+        (("--data", "/nowhere.json"), "cannot be read"),
+        ((), "give fields"),
+    ],
+)
+def test_a_secret_is_not_taken_from_the_command_line(
+    shell: Shell, arguments: tuple[str, ...], words: str
+) -> None:
+    """SC-LG-02: others could read it there; what to do instead is said."""
+    done = shell("credential", "add", "x", *arguments)
+    assert done.returncode == ExitCode.USAGE
+    assert words in done.stderr
+    assert "hunter22" not in done.stderr
+
+
 def test_the_example_that_moves_data_may_run_again(shell: Shell) -> None:
     """Through three tools and two databases; the report is merged, not doubled."""
     database = f"database={shell.addresses['demo_dsn']}"

@@ -49,6 +49,14 @@ def test_every_variable_of_the_chart_is_a_setting() -> None:
     assert Settings.variables()
 
 
+def test_workers_may_ask_for_credentials_and_cannot_unseal_them() -> None:
+    """SC-TR-02: the token goes to workers, the key to the server alone."""
+    workers = text_of("workers.yaml")
+    assert "NOETL_INTERNAL_API_TOKEN" in workers
+    assert "NOETL_ENCRYPTION_KEY" not in workers
+    assert "NOETL_ENCRYPTION_KEY" in text_of("server.yaml")
+
+
 def test_every_metric_of_an_alert_exists() -> None:
     named = set(re.findall(r"\bnoetl_\w+", text_of("monitoring.yaml")))
     named -= {"noetl_materializer"}  # a label's value
