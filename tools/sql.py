@@ -8,7 +8,6 @@ repeats are possessive, so a megabyte of quotes costs no more than a megabyte of
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -215,7 +214,7 @@ def statements_of(
 def _decoded(key: str, text: str) -> str:
     try:
         return base64.b64decode(text, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise _not_base64(key) from error
 
 

@@ -65,7 +65,14 @@ async def test_a_worker_registers_beats_and_goes() -> None:
     assert [one["status"] for one in gone] == ["ok", "not_found"]
 
 
-@pytest.mark.parametrize("body", [{"name": ""}, {"name": "x", "kind": "toaster"}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"name": ""},
+        {"name": "x", "kind": "toaster"},
+        {"name": "x", "worker_public_key": "ké"},
+    ],
+)
 async def test_what_is_no_worker_is_refused(body: dict[str, Any]) -> None:
     """RT-WPL-1."""
     async with running_edge() as fleet:
@@ -206,3 +213,13 @@ async def test_statements_need_the_token(header: str, status: int) -> None:
             "/api/postgres/execute", json=body, headers=headers
         )
     assert answer.status_code == status
+
+
+async def test_a_statement_that_is_no_base64_is_answered_as_one_that_failed() -> None:
+    """§1.12: refused statements are answered, not raised."""
+    async with running_edge(allow_sql=True) as fleet:
+        for text in ("ké", "a", "/w=="):
+            body = {"query_base64": text}
+            answer = await fleet.http.post("/api/postgres/execute", json=body)
+            assert answer.status_code == 200
+            assert answer.json()["status"] == "error"

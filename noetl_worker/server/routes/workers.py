@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from binascii import Error as Base64Error
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -194,7 +193,7 @@ async def shard_info(request: HttpRequest) -> dict[str, Any]:
 def _check_key(text: str) -> None:
     try:
         size = len(b64decode(text, validate=True))
-    except Base64Error:
+    except ValueError:
         size = 0
     if size != KEY_BYTES:
         raise InvalidError(f"worker_public_key: base64 of {KEY_BYTES} bytes is needed")

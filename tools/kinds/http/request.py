@@ -6,7 +6,6 @@ host than the author's: values are encoded for the place they go to (TL-SEC-03).
 
 from __future__ import annotations
 
-import binascii
 import re
 from base64 import b64decode
 from decimal import Decimal
@@ -259,7 +258,7 @@ def _file(field: str, value: Fields) -> Fields:
     if encoded is not None:
         try:
             b64decode(str(encoded), validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise configuration(f"{field}.base64: {error}") from error
         found["base64"] = str(encoded)
     return found

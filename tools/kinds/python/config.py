@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode
 
 from state_builder.records import JSON
@@ -82,6 +81,6 @@ def _decoded(encoded: JSON) -> str:
             return b64decode("".join(encoded.split()), validate=True).decode(
                 "utf-8-sig"
             )
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise configuration(f"code_b64 is not base64 of a text: {error}") from error
     raise configuration("code_b64 must be a text")
