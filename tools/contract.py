@@ -137,6 +137,22 @@ class Effects(Protocol):
         """Store an object."""
 
 
+class Values(Protocol):
+    """Values behind the platform's own references (TL-AR-02)."""
+
+    async def read(self, call: CallContext, ref: str) -> JSON:
+        """The data as it was stored.
+
+        Raises ToolCallError: ``missing_reference`` when it is gone, ``configuration``
+        for what is no reference, ``auth`` for one of somebody else (TL-AR-05).
+        """
+
+    async def write(
+        self, call: CallContext, name: str, data: bytes, scope: str
+    ) -> dict[str, JSON]:
+        """Store JSON; ``{ref, uri, store, bytes, sha256}``. Raises ToolCallError."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToolPorts:
     """What tools may ask of the platform; None where a worker has it not."""
@@ -144,6 +160,7 @@ class ToolPorts:
     plugins: Plugins | None = None
     observer: Observer | None = None
     effects: Effects | None = None
+    values: Values | None = None
 
 
 class CallContext(Struct, frozen=True, kw_only=True):

@@ -21,15 +21,20 @@ PLUGIN_GROUP: Final = "noetl.tools"
 
 
 BUILT_IN: Final[dict[str, str]] = {
+    "artifact": "tools.kinds.artifact:Artifact",
     "container": "tools.kinds.container:Container",
     "duckdb": "tools.kinds.duckdb:Duckdb",
     "ducklake": "tools.kinds.ducklake:Ducklake",
+    "gcs": "tools.kinds.upload:Gcs",
     "http": "tools.kinds.http:Http",
     "nats": "tools.kinds.nats:Nats",
     "noop": "tools.kinds.noop:Noop",
     "postgres": "tools.kinds.postgres:Postgres",
     "python": "tools.kinds.python:Python",
+    "result_fetch": "tools.kinds.artifact:ResultFetch",
+    "s3": "tools.kinds.upload:S3",
     "shell": "tools.kinds.shell:Shell",
+    "snowflake": "tools.kinds.snowflake:Snowflake",
     "subscription": "tools.kinds.subscription:Subscription",
     "transfer": "tools.kinds.transfer:Transfer",
     "wasm": "tools.kinds.wasm:Wasm",
@@ -42,18 +47,13 @@ ALIASES: Final = {"snowflake_transfer": "transfer"}
 NOT_BUILT: Final = frozenset(
     (
         "agent",
-        "artifact",
         "gateway",
-        "gcs",
         "mcp",
         "playbook",
         "provider",
-        "result_fetch",
         "rhai",
-        "s3",
         "script",
         "secrets",
-        "snowflake",
         "workbook",
     )
 )

@@ -17,8 +17,6 @@ DIRECTIONS: Final = (
     ("http", "postgres"),
     ("duckdb", "postgres"),
     ("postgres", "duckdb"),
-    ("snowflake", "postgres"),
-    ("postgres", "snowflake"),
 )
 """TL-TR-01."""
 
@@ -105,7 +103,7 @@ def _source(kind: str, source: Fields, limits: ToolLimits) -> Fields:
     if len(statements) > 1:
         raise configuration("source.query: one statement gives the rows")
     place = _place(kind, source, "source.", limits)
-    return {**(source if kind == "snowflake" else {}), **place, "query": statements[0]}
+    return {**place, "query": statements[0]}
 
 
 def _target(kind: str, target: Fields, mode: str, limits: ToolLimits) -> Fields:
@@ -123,7 +121,6 @@ def _target(kind: str, target: Fields, mode: str, limits: ToolLimits) -> Fields:
             raise configuration("target.query has no parameters like :column")
     place = _place(kind, target, "target.", limits)
     return {
-        **(target if kind == "snowflake" else {}),
         **place,
         "table": table,
         "query": query,
