@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres_tool import Database, db, dsn, pg_server
+
+from tools.contract import ToolLimits
 
 __all__ = ["db", "dsn", "pg_server"]
 
@@ -222,6 +225,22 @@ async def test_the_last_statement_gives_the_result(db: Database) -> None:
             "message": "SELECT 1",
         },
     }
+
+
+async def test_statements_may_come_from_a_file(db: Database, tmp_path: Path) -> None:
+    """TL-PY-02: loaded when the step runs, confined, and split like any other."""
+    (tmp_path / "load.sql").write_text("\ufeffSELECT 1 AS a; SELECT 'x;' AS b")
+    limits = ToolLimits(data_dir=str(tmp_path))
+    db = Database(db.dsn, limits)
+    data = await db.data(None, script={"uri": "load.sql", "source": {"type": "file"}})
+    assert (data["rows"], data["statement_count"]) == ([{"b": "x;"}], 2)
+    inline = {"source": {"type": "inline", "code": "SELECT 2 AS a"}}
+    assert (await db.data(None, script=inline))["rows"] == [{"a": 2}]
+    error = await db.failure(None, script={"uri": "../load.sql"})
+    assert "outside the directories" in error.failure.message
+    error = await db.failure(None, script={"uri": "load.sql"}, params=[1])
+    assert "only one statement" in error.failure.message
+    await db.tool.close()
 
 
 async def test_large_earlier_row_sets_are_not_kept(db: Database) -> None:

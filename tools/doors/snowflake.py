@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import time
+from collections.abc import AsyncIterator
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -88,7 +89,20 @@ class Session:
         self._since = 0.0
 
     async def run(self, statement: str, binds: list[JSON] | None = None) -> Table:
-        """One statement to its end. Raises ToolCallError with the SQLSTATE.
+        """One statement to its end, every partition. Raises as :meth:`pages` does."""
+        found: Table | None = None
+        async for page in self.pages(statement, binds):
+            if found is None:
+                found = page
+            else:
+                found.rows.extend(page.rows)
+        assert found is not None
+        return found
+
+    async def pages(
+        self, statement: str, binds: list[JSON] | None = None
+    ) -> AsyncIterator[Table]:
+        """One statement, a partition at a time. Raises ToolCallError with the SQLSTATE.
 
         Cancelling cancels it on the server (TL-SF-03).
         """
@@ -96,7 +110,8 @@ class Session:
         if used is not None:
             # The API keeps no session: what a USE says goes with what follows.
             self._state[used.group(1).lower()] = used.group(2)
-            return Table(["status"], ["text"], [["Statement executed successfully."]])
+            yield Table(["status"], ["text"], [["Statement executed successfully."]])
+            return
         body: dict[str, JSON] = {
             "statement": statement,
             "timeout": max(1, int(self._timeout_s)),
@@ -111,7 +126,19 @@ class Session:
                 for number, value in enumerate(binds, 1)
             }
         response = await self._call("POST", "/api/v2/statements", body)
-        return await self._collected(await self._finished(response))
+        answer = await self._finished(response)
+        about = answer.get("resultSetMetaData") or {}
+        kinds = about.get("rowType") or []
+        names = [str(kind["name"]) for kind in kinds]
+        types = [str(kind.get("type", "")) for kind in kinds]
+        yield Table(names, types, list(answer.get("data") or []))
+        handle = answer.get("statementHandle")
+        for number in range(1, len(about.get("partitionInfo") or [])):
+            path = f"/api/v2/statements/{handle}?partition={number}"
+            response = await self._call("GET", path)
+            if response.status != 200:
+                raise _refused(response, _json(response))
+            yield Table(names, types, list(_json(response).get("data") or []))
 
     async def _finished(self, response: WebResponse) -> dict[str, Any]:
         wait_s = POLL_FIRST_S
@@ -138,21 +165,6 @@ class Session:
         except ToolCallError:
             # It ends by its own timeout.
             return
-
-    async def _collected(self, answer: dict[str, Any]) -> Table:
-        """Every partition, not the first alone."""
-        about = answer.get("resultSetMetaData") or {}
-        kinds = about.get("rowType") or []
-        rows = list(answer.get("data") or [])
-        handle = answer.get("statementHandle")
-        for number in range(1, len(about.get("partitionInfo") or [])):
-            path = f"/api/v2/statements/{handle}?partition={number}"
-            response = await self._call("GET", path)
-            if response.status != 200:
-                raise _refused(response, _json(response))
-            rows += _json(response).get("data") or []
-        names = [str(kind["name"]) for kind in kinds]
-        return Table(names, [str(kind.get("type", "")) for kind in kinds], rows)
 
     async def _call(
         self, method: str, path: str, body: dict[str, JSON] | None = None

@@ -8,6 +8,8 @@ from state_builder.records import JSON
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.duck import Answer, Duck, DuckSession, Opening
 from tools.doors.duck_secrets import access_of
+from tools.doors.sql_scripts import sql_of, statements_for
+from tools.doors.web import Web
 from tools.errors import configuration
 from tools.fields import (
     Fields,
@@ -18,7 +20,6 @@ from tools.fields import (
     texts_of,
     wrong,
 )
-from tools.sql import statements_of
 
 SQL_KEYS: Final = (
     *("query", "command", "commands", "queries", "sql"),
@@ -34,7 +35,9 @@ class Duckdb(Tool):
     kind: ClassVar[str] = "duckdb"
 
     def __init__(self, limits: ToolLimits) -> None:
+        self._limits = limits
         self._duck = Duck(limits)
+        self._web = Web(limits)
 
     def validate(self, config: Fields) -> Fields:
         """``statements``, ``params``, ``database``, ``as_objects`` and options."""
@@ -44,12 +47,11 @@ class Duckdb(Tool):
         _, database = first_of(config, ("database", "db_path", "path"))
         if database is not None and not isinstance(database, str):
             raise wrong("database", database, "a path or :memory:")
-        statements = statements_of(config, SQL_KEYS)
-        if params and len(statements) > 1:
-            raise configuration("params: only one statement can take parameters")
+        sql = sql_of(config, SQL_KEYS)
+        _check(texts_of(sql, "statements"), params)
         access = access_of(config)
         return {
-            "statements": list(statements),
+            **sql,
             "params": params,
             "database": database,
             "read_only": boolean_of(config, "read_only", False),
@@ -72,16 +74,23 @@ class Duckdb(Tool):
             setup=tuple(texts_of(config, "setup")),
             urls=tuple(texts_of(config, "urls")),
         )
+        statements = await statements_for(config, self._limits, self._web)
+        _check(statements, config["params"])
         async with self._duck.session(opening) as session:
-            return ToolResult(data=await _run(session, config))
+            return ToolResult(data=await _run(session, config, statements))
 
     async def close(self) -> None:
-        """Nothing is kept: a file is closed after every call."""
+        """A file is closed after every call."""
+        await self._web.close()
 
 
-async def _run(session: DuckSession, config: Fields) -> Fields:
-    statements, params = config["statements"], config["params"]
-    assert isinstance(statements, list)
+def _check(statements: list[str], params: JSON) -> None:
+    if params and len(statements) > 1:
+        raise configuration("params: only one statement can take parameters")
+
+
+async def _run(session: DuckSession, config: Fields, statements: list[str]) -> Fields:
+    params = config["params"]
     last = len(statements) - 1
     data: Fields = {}
     for index, statement in enumerate(statements):

@@ -8,9 +8,11 @@ from typing import ClassVar, Final
 from state_builder.records import JSON, ToolFailure
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.pg import Done, Pools, Session, Shape, address_of
+from tools.doors.sql_scripts import sql_of, statements_for
+from tools.doors.web import Web
 from tools.errors import ToolCallError, configuration
-from tools.fields import Fields, boolean_of, map_of, text_of, wrong
-from tools.sql import statements_of, words
+from tools.fields import Fields, boolean_of, map_of, text_of, texts_of, wrong
+from tools.sql import words
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 EARLIER_ROWS_MAX: Final = 100
@@ -39,26 +41,17 @@ class Postgres(Tool):
     def __init__(self, limits: ToolLimits) -> None:
         self._limits = limits
         self._pools = Pools(limits)
+        self._web = Web(limits)
 
     def validate(self, config: Fields) -> Fields:
         """``statements``, ``params``, ``address``, ``schema``, ``as_objects``."""
         params = config.get("params")
         if params is not None and not isinstance(params, list):
             raise wrong("params", params, "a list")
-        statements = statements_of(config, _SQL_KEYS)
-        if params and len(statements) > 1:
-            raise configuration(
-                "params: only one statement can take parameters, "
-                f"the command has {len(statements)}"
-            )
-        texts = [words(statement) for statement in statements]
-        if any(_COPY_CLIENT.match(text) for text in texts):
-            raise configuration(
-                "query: COPY … STDIN/STDOUT needs a client; use the transfer tool"
-            )
+        sql = sql_of(config, _SQL_KEYS)
+        _check(texts_of(sql, "statements"), params)
         return {
-            "statements": list(statements),
-            "autocommit": any(_OWN_TRANSACTION.match(text) for text in texts),
+            **sql,
             "params": params,
             "address": address_of(config, default_host=self._limits.pg_default_host),
             "schema": text_of(config, "schema"),
@@ -71,10 +64,9 @@ class Postgres(Tool):
 
     async def run(self, config: Fields, call: CallContext) -> ToolResult:
         """The last statement's result; earlier row sets under ``command_<i>``."""
-        statements, params = config["statements"], config["params"]
-        assert isinstance(statements, list)
-        schema = config["schema"]
-        texts = [str(statement) for statement in statements]
+        params, schema = config["params"], config["schema"]
+        texts = await statements_for(config, self._limits, self._web)
+        autocommit = _check(texts, params)
         values = params if isinstance(params, list) else []
         shape = Shape(limits=self._limits, as_objects=bool(config["as_objects"]))
         async with self._pools.session(map_of(config, "address"), shape) as session:
@@ -83,7 +75,7 @@ class Postgres(Tool):
                 timeout_s=call.timeout_s,
                 schema=schema if isinstance(schema, str) else None,
             )
-            if config["autocommit"]:
+            if autocommit:
                 done = await _each(session, texts, values)
                 if await session.abandon():
                     raise _left_open()
@@ -97,6 +89,22 @@ class Postgres(Tool):
     async def close(self) -> None:
         """End every connection."""
         await self._pools.close()
+        await self._web.close()
+
+
+def _check(statements: list[str], params: JSON) -> bool:
+    """Refuse what cannot run; does it bring its own transactions?"""
+    if params and len(statements) > 1:
+        raise configuration(
+            "params: only one statement can take parameters, "
+            f"the command has {len(statements)}"
+        )
+    texts = [words(statement) for statement in statements]
+    if any(_COPY_CLIENT.match(text) for text in texts):
+        raise configuration(
+            "query: COPY … STDIN/STDOUT needs a client; use the transfer tool"
+        )
+    return any(_OWN_TRANSACTION.match(text) for text in texts)
 
 
 async def _each(session: Session, texts: list[str], values: list[JSON]) -> list[Done]:

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from state_builder.records import JSON
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.snowflake import Session, Table, account_of
+from tools.doors.sql_scripts import sql_of, statements_for
 from tools.doors.web import Web
 from tools.errors import ToolCallError
-from tools.fields import Fields, map_of, texts_of
-from tools.sql import SNOWFLAKE, statements_of
+from tools.fields import Fields, map_of
+from tools.sql import SNOWFLAKE
 from tools.values import unique_names
 
 DEFAULT_TIMEOUT_S: Final = 60.0
@@ -35,8 +36,7 @@ class Snowflake(Tool):
 
     def validate(self, config: Fields) -> Fields:
         """``statements`` and ``account``."""
-        statements = statements_of(config, _SQL_KEYS, SNOWFLAKE)
-        return {"statements": [*statements], "account": account_of(config)}
+        return {**sql_of(config, _SQL_KEYS, SNOWFLAKE), "account": account_of(config)}
 
     def default_timeout_s(self, config: Fields) -> float | None:
         """As its API has it."""
@@ -46,7 +46,8 @@ class Snowflake(Tool):
         """``statement_<i>`` each, and the last one's rows at the top (TL-SF-05)."""
         session = Session(self._web, map_of(config, "account"), call.timeout_s)
         data: Fields = {}
-        for index, statement in enumerate(texts_of(config, "statements")):
+        texts = await statements_for(config, self._limits, self._web, SNOWFLAKE)
+        for index, statement in enumerate(texts):
             try:
                 table = await session.run(statement)
             except ToolCallError as error:

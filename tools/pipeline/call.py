@@ -64,6 +64,9 @@ class Caller(Struct, frozen=True, kw_only=True):
         )
         if ran.error is not None:
             ran.helpers = {**self.registry.blank(plan.kind), **ran.helpers}
+            if ran.error.kind == "limit":
+                limit = ran.error.code or "unnamed"
+                self.observer.count("noetl_limit_hits_total", limit=limit)
             if ran.error.kind == "auth":
                 job.holder.refused()
             self.observer.count(

@@ -8,6 +8,7 @@ from tools.contract import ToolLimits
 from tools.doors.duck import MEMORY
 from tools.doors.files import confined
 from tools.doors.pg import address_of
+from tools.doors.snowflake import account_of
 from tools.errors import ToolCallError, configuration
 from tools.fields import Fields, first_of, integer_of, map_of, text_of, texts_of, wrong
 from tools.sql import numbered, statements_of
@@ -17,6 +18,8 @@ DIRECTIONS: Final = (
     ("http", "postgres"),
     ("duckdb", "postgres"),
     ("postgres", "duckdb"),
+    ("snowflake", "postgres"),
+    ("postgres", "snowflake"),
 )
 """TL-TR-01."""
 
@@ -81,6 +84,8 @@ def _place(kind: str, end: Fields, where: str, limits: ToolLimits) -> Fields:
                 raise wrong(f"{where}database", database, "a path")
             database = str(confined(database, limits, field=f"{where}database"))
         return {"database": database}
+    if kind == "snowflake":
+        return {"account": account_of(end)}
     return {}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -14,10 +14,16 @@ from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.duck import Duck, Opening
 from tools.doors.files import make_scratch, remove_scratch
 from tools.doors.pg import Pools, Session
+from tools.doors.snowflake import Session as Snowflake
 from tools.doors.web import Web
 from tools.errors import ToolCallError
 from tools.fields import Fields, map_of
-from tools.kinds.transfer import duckdb_end, http_end, postgres_end
+from tools.kinds.transfer import (
+    duckdb_end,
+    http_end,
+    postgres_end,
+    snowflake_end,
+)
 from tools.kinds.transfer.columns import Route, Table, route_of
 from tools.kinds.transfer.config import validated
 from tools.kinds.transfer.lines import lines_of, pick
@@ -89,6 +95,8 @@ class Transfer(Tool):
         source, target = map_of(config, "source"), map_of(config, "target")
         if target["type"] == "duckdb":
             await self._into_duckdb(config, call, moved)
+        elif target["type"] == "snowflake":
+            await self._into_snowflake(config, call, moved)
         elif source["type"] == "postgres":
             await self._between_servers(config, call, moved)
         else:
@@ -116,6 +124,11 @@ class Transfer(Tool):
             columns = http_end.columns_of(rows)
             await _fill(config, session, moved, columns, _dealt(rows, columns, config))
             return
+        if source["type"] == "snowflake":
+            reading = Snowflake(self._web, map_of(source, "account"), call.timeout_s)
+            columns, pages = await snowflake_end.rows_of(reading, str(source["query"]))
+            await _fill(config, session, moved, columns, pages)
+            return
         async with self._duckdb(source, call, read_only=True) as duck:
             query = str(source["query"])
             columns = await duckdb_end.columns_of(duck, query)
@@ -138,6 +151,25 @@ class Transfer(Tool):
             table, route = await _settled(config, writing, columns, moved)
             wanted = postgres_end.projected(query, columns, route)
             await _piped(config, (reading, wanted), writing, (table, route), moved)
+
+    async def _into_snowflake(
+        self, config: Fields, call: CallContext, moved: Moved
+    ) -> None:
+        source, target = map_of(config, "source"), map_of(config, "target")
+        account = map_of(target, "account")
+        writing = Snowflake(self._web, account, call.timeout_s)
+        query = str(source["query"])
+        async with self._postgres(source, call) as reading:
+            columns = [name for name, _ in await reading.columns(query)]
+            schema = str(target["schema"] or account["schema"])
+            table = await snowflake_end.table_of(writing, str(target["table"]), schema)
+            route = route_of(columns, _mapping(config), table)
+            moved.columns = [*route.targets]
+            picked = pick(columns, route.sources)
+            chunks = _counted(reading.chunks(query), picked, moved)
+            moved.written = await snowflake_end.write(
+                writing, (table, route), config, chunks, call.command_id
+            )
 
     async def _into_duckdb(
         self, config: Fields, call: CallContext, moved: Moved
@@ -163,6 +195,14 @@ class Transfer(Tool):
                 )
         finally:
             remove_scratch(scratch)
+
+
+async def _counted(
+    chunks: AsyncIterator[list[Any]], picked: Callable[[Any], list[Any]], moved: Moved
+) -> AsyncIterator[list[Any]]:
+    async for chunk in chunks:
+        moved.read += len(chunk)
+        yield [picked(row) for row in chunk]
 
 
 async def _settled(
