@@ -128,6 +128,7 @@ class Keeper:
         await self._tasks.__aenter__()
         self._entries.fetch_in(self._tasks)
         self._tasks.start_soon(self._trail.run)
+        self._tasks.start_soon(self._check_keys)
         self._tasks.start_soon(self._purge)
         return self
 
@@ -302,6 +303,15 @@ class Keeper:
             await self._failed(operation, name, error)
             raise
         await self._trail.note(operation, name, "ok")
+
+    async def _check_keys(self) -> None:
+        """Say loudly when what is stored was sealed with another key than was given."""
+        try:
+            reason = await self._rotation.unreadable()
+        except UnavailableError:
+            return  # whoever asks for a value will hear it
+        if reason:
+            log.error("wallet.key_mismatch", reason=reason)
 
     async def _purge(self) -> None:
         """Delete expired values and those of ended executions (SC-KC-11)."""

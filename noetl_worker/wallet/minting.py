@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
+from collections import OrderedDict
 from typing import Final, NamedTuple
 
+import anyio
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -24,6 +26,10 @@ Fields = dict[str, JSON]
 GOOGLE_TOKEN_URI: Final = "https://oauth2.googleapis.com/token"
 GOOGLE_SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 ASSERTION_S: Final = 3600
+MARGIN_S: Final = 60.0
+"""A token is not used closer to its end (SC-TY-03)."""
+
+TOKENS_MAX: Final = 1_000
 LIFETIME_S: Final = 3600.0
 """Of a token whose answer gives none (SC-KC-04)."""
 
@@ -54,15 +60,43 @@ class Mint:
     def __init__(self, web: Web, clock: Clock) -> None:
         self._web = web
         self._clock = clock
+        self._kept: OrderedDict[str, Minted] = OrderedDict()
+        self._minting: dict[str, anyio.Lock] = {}
 
-    async def token(self, credential: Credential, scope: str = "") -> Minted:
-        """A bearer token for a credential. Raises InvalidError where it gives none."""
+    async def token(self, credential: Credential) -> Minted:
+        """A bearer token for a credential, minted once and kept in memory until a
+        minute before its end. Raises InvalidError where it gives none."""
+        key = f"{credential.alias}@{credential.version}"
+        lock = self._minting.setdefault(key, anyio.Lock())
+        try:
+            async with lock:
+                kept = self._kept.get(key)
+                if kept is None or not self._is_good(kept):
+                    kept = await self._token(credential)
+                    self._keep(key, kept)
+                return kept
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._minting.pop(key, None)
+
+    def _is_good(self, minted: Minted) -> bool:
+        end = minted.expires_at
+        return end is not None and end - MARGIN_S > self._clock.now()
+
+    def _keep(self, key: str, minted: Minted) -> None:
+        if not self._is_good(minted):
+            return
+        self._kept[key] = minted
+        if len(self._kept) > TOKENS_MAX:
+            self._kept.popitem(last=False)
+
+    async def _token(self, credential: Credential) -> Minted:
         fields = credential.reveal()
         kind = credential.type
         if kind == "bearer":
             return bearer(text_in(fields, "token", "access_token", "bearer_token"))
         if kind in ("google_oauth", "gcs"):
-            return await self.google(credential.alias, fields, scope=scope)
+            return await self.google(credential.alias, fields)
         if kind == "oauth2":
             return await self.grant(credential.alias, _grant_of(fields))
         raise InvalidError(
@@ -106,9 +140,7 @@ class Mint:
             expires_at,
         )
 
-    async def google(
-        self, who: str, fields: Fields, *, scope: str = "", audience: str = ""
-    ) -> Minted:
+    async def google(self, who: str, fields: Fields, *, audience: str = "") -> Minted:
         """An access token, or with ``audience`` an id token (SC-TY-03, SC-KC-05)."""
         account = _account(who, fields)
         uri = text_in(account, "token_uri") or GOOGLE_TOKEN_URI
@@ -125,7 +157,7 @@ class Mint:
             return await self.grant(
                 who, Grant(uri, {"grant_type": "refresh_token", **data})
             )
-        claim: Fields = {"scope": scope or GOOGLE_SCOPE}
+        claim: Fields = {"scope": text_in(fields, "scope") or GOOGLE_SCOPE}
         if audience:
             claim = {"target_audience": audience}
         assertion = self._assertion(who, account, uri, claim)

@@ -7,7 +7,7 @@ from typing import Final, get_args
 
 import structlog
 
-from noetl_worker.wallet.envelope import binding, parse, rewrap
+from noetl_worker.wallet.envelope import binding, parse, rewrap, unseal, wipe
 from noetl_worker.wallet.keys import Keyring
 from state_builder.errors import DamagedError, UpstreamError
 from state_builder.ports import Observer
@@ -45,6 +45,18 @@ class Rotation:
             {"table": table, "provider": p, "kid": kid, "version": kv, "count": count}
             for (table, p, kid, kv), count in sorted(counts.items())
         ]
+
+    async def unreadable(self) -> str:
+        """Why the first row of a table cannot be opened; empty when all can be, or
+        there is none."""
+        for table in TABLES:
+            for cell in await self._rows.cells(table, "", 1):
+                try:
+                    bound_to = binding(table, cell.key)
+                    wipe(await unseal(cell.data_encrypted, bound_to, self._keys))
+                except DamagedError as error:
+                    return f"{table} {cell.key}: {error}"
+        return ""
 
     async def _table(self, table: Table, size: int, batches_max: int) -> JSON:
         done: Counter[str] = Counter()

@@ -7,6 +7,7 @@ from base64 import b64decode, b64encode
 
 import anyio
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from wallet_world import KEY_1, KEY_2, keyring, wallet_settings, wallet_world
@@ -211,6 +212,27 @@ async def test_rotation_is_done_once_and_goes_on_where_it_stopped() -> None:
         assert (await last.reveal("c3", "credential")).reveal() == {
             "secret": "marker-3"
         }
+
+
+async def test_a_server_with_the_wrong_key_says_so_when_it_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """SC-EN-03: long before somebody needs a secret; others are told what to do."""
+    async with wallet_world() as right:
+        await right.save("db", "secret", secret="marker")
+    for keys, words in (
+        (keyring("v1", v1=KEY_2), "sealed with another key"),
+        (keyring("v2", v2=KEY_2), "NOETL_ENCRYPTION_KEY_PREVIOUS"),
+    ):
+        with structlog.testing.capture_logs() as lines:
+            async with wallet_world(keys=keys, database=right.database) as wrong:
+                await anyio.wait_all_tasks_blocked()
+                with pytest.raises(DamagedError, match=f"'db'.*{words}"):
+                    await wrong.reveal("db", "credential")
+        [line] = lines
+        assert (line["event"], line["log_level"]) == ("wallet.key_mismatch", "error")
+        assert words in line["reason"]
+        assert "marker" not in repr(lines) + "".join(capsys.readouterr())
 
 
 async def test_one_bad_row_is_counted_and_stops_nobody() -> None:

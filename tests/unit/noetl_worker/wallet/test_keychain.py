@@ -7,6 +7,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 from urllib.parse import parse_qs
 
+import anyio
 import pytest
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
@@ -206,6 +207,34 @@ async def test_google_credentials_give_access_tokens(
     await world.save("i", "google_oauth", impersonate_service_account="x")
     with pytest.raises(InvalidError, match="not available in this build"):
         await world.reveal("i", "token")
+
+
+async def test_a_token_of_a_credential_is_kept_until_near_its_end(
+    world: World, web: WebServer
+) -> None:
+    """SC-TY-03: until a minute before, and not past a replaced record; two at once make
+    one call."""
+    tokens = iter(f"marker-{n}" for n in range(9))
+    web.answers["/token"] = lambda seen: reply(
+        {"access_token": next(tokens), "expires_in": 100}
+    )
+    stored = {"token_url": f"{web.url}/token", "client_id": "c", "client_secret": "s"}
+    await world.save("o", "oauth2", **stored)
+
+    async def get() -> str:
+        return str((await world.reveal("o", "token")).reveal()["access_token"])
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(get)
+    assert await get() == "marker-0"
+    world.clock.advance(39)
+    assert await get() == "marker-0"
+    world.clock.advance(2)
+    assert await get() == "marker-1"
+    await world.save("o", "oauth2", **stored, scope="more")
+    assert await get() == "marker-2"
+    assert len(web.seen) == 3
 
 
 async def test_other_credentials_give_tokens_too(world: World, web: WebServer) -> None:
