@@ -12,8 +12,10 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -29,6 +31,7 @@ from fleet_client import (
     until,
 )
 
+from noetl_worker.cli.exits import ExitCode
 from noetl_worker.dev.stack import Role
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -109,6 +112,67 @@ async def events(found: Fleet, eid: str, kind: str) -> list[tuple[str, str, str]
         kind,
     )
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def noetl(*arguments: str, **env: str) -> tuple[int, str]:
+    """The command line's exit code and all it says."""
+    command = [sys.executable, "-m", "noetl_worker", *arguments]
+    done = await anyio.run_process(
+        command, env={**os.environ, **env}, check=False, stderr=subprocess.STDOUT
+    )
+    return done.returncode, done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("steps", "code", "says"),
+    [
+        ("  - {step: start, tool: [", ExitCode.INVALID, "line"),
+        (
+            "  - {step: start, tool: {kind: noop}, next: nowhere}\n",
+            ExitCode.INVALID,
+            "nowhere",
+        ),
+        ("  - {step: start, tool: {kind: nosuch}}\n", ExitCode.INVALID, "nosuch"),
+        (
+            "  - {step: start, tool: {kind: noop}, set: {x: '{{ 1 // 0 }}'}}\n",
+            ExitCode.FAILED,
+            "'{{ 1 // 0 }}'",
+        ),
+        (
+            "  - {step: start, tool: {kind: noop, result: '{{ 1 // 0 }}'}}\n",
+            ExitCode.FAILED,
+            "modulo by zero",
+        ),
+    ],
+)
+async def test_bad_input_is_one_clear_error(
+    found: Fleet, tmp_path: Path, steps: str, code: ExitCode, says: str
+) -> None:
+    """Broken YAML, an arc to nowhere, an unknown tool, templates that fail."""
+    file = tmp_path / "bad.yaml"
+    file.write_text(playbook("bad/one", steps))
+    server = found.stack.server_url
+    got, said = await noetl("run", str(file), NOETL_SERVER_URL=server)
+    assert got == code, said
+    assert says in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["worker"], "nats://127.0.0.1:9"),
+        (["list"], "http://127.0.0.1:9"),
+    ],
+)
+async def test_a_platform_that_is_away_is_exit_code_5(
+    arguments: list[str], names: str
+) -> None:
+    away = {"NATS_URL": "nats://127.0.0.1:9", "NOETL_SERVER_URL": "http://127.0.0.1:9"}
+    got, said = await noetl(*arguments, **away)
+    assert got == ExitCode.UNAVAILABLE
+    assert names in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("seed", [7, 11])
@@ -358,13 +422,12 @@ async def test_a_wiped_broker_begins_a_new_life(
 async def repair(found: Fleet) -> dict[str, Any]:
     """What ``noetl repair`` says."""
     environ = {
-        **os.environ,
         "NATS_URL": found.stack.nats_url,
         "NOETL_DATABASE_URL": found.stack.postgres_dsn,
     }
-    command = [sys.executable, "-m", "noetl_worker", "repair", "--json"]
-    done = await anyio.run_process(command, env=environ)
-    return dict(json.loads(done.stdout))
+    code, said = await noetl("repair", "--json", **environ)
+    assert code == ExitCode.OK, said
+    return dict(json.loads(said))
 
 
 async def test_a_wiped_database_is_filled_from_the_log(
