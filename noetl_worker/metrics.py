@@ -187,6 +187,7 @@ noetl_wallet_rotate_total table=credential,keychain status=skipped,rewrapped,fai
 _GAUGES = """
 noetl_bus_connected -- 1 while the broker answers
 noetl_commands_unserved pool -- commands waiting for a pool nobody serves
+noetl_executions_waiting reason=unclaimed,running,parked,other -- executions open for over an hour, by what they wait for
 noetl_loops_held -- 1 while the log is too full for further iterations of loops
 noetl_log_floor_sequence -- first message of the log that somebody needs
 noetl_log_used_ratio -- share of the log's room in use

@@ -150,6 +150,20 @@ class ExecutionCounts(Struct, frozen=True, kw_only=True):
     cancelled: int = 0
 
 
+class Waiting(NamedTuple):
+    """Open executions that wait for the same kind of thing.
+
+    Attributes:
+        reason: ``unclaimed`` (a command no worker has), ``running``, ``parked`` (a
+            call-back), ``other`` (a timer, a child, the owner).
+        oldest: id of the one that began first.
+    """
+
+    reason: str
+    executions: int
+    oldest: str
+
+
 class RowReader(Protocol):
     """History, lists and audits."""
 
@@ -174,6 +188,9 @@ class RowReader(Protocol):
     async def idle_executions(self, before: datetime) -> list[str]:
         """Not over, last event before; none that waits for a call-back, a timer or a
         command that runs (RT-EXN-9)."""
+
+    async def waiting_executions(self, before: datetime) -> list[Waiting]:
+        """Not over and begun before, by what they wait for (RT-HSK-3)."""
 
     async def open_executions(self, catalog_id: str) -> int:
         """How many executions of a catalog entry are not over."""

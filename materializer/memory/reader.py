@@ -25,6 +25,7 @@ from state_builder.stores import (
     ExecutionFilter,
     ExecutionView,
     StepView,
+    Waiting,
 )
 
 _STEP_STATUS = {
@@ -131,6 +132,32 @@ class MemoryReader:
             and row.updated_at < bound
             and not self._waits(execution_id)
         ]
+
+    async def waiting_executions(self, before: datetime) -> list[Waiting]:
+        """Not over and begun before, by what they wait for."""
+        self._database.check()
+        limit = micros_of(before)
+        found: dict[str, list[int]] = {}
+        for eid, row in sorted(self._database.executions.items()):
+            if row.status in OPEN_EXECUTION and row.start_time < limit:
+                found.setdefault(self._reason(eid), []).append(eid)
+        return [
+            Waiting(reason, len(ids), str(ids[0]))
+            for reason, ids in sorted(found.items())
+        ]
+
+    def _reason(self, execution_id: int) -> str:
+        open_ones = [
+            command
+            for (eid, _), command in self._database.commands.items()
+            if eid == execution_id and command.status in OPEN_COMMAND
+        ]
+        working = [command for command in open_ones if not command.parked]
+        if any(command.started_at is None for command in working):
+            return "unclaimed"
+        if working:
+            return "running"
+        return "parked" if open_ones else "other"
 
     async def open_executions(self, catalog_id: str) -> int:
         """How many executions of a catalog entry are not over."""

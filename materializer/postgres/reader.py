@@ -16,6 +16,7 @@ from state_builder.stores import (
     ExecutionFilter,
     ExecutionView,
     StepView,
+    Waiting,
 )
 
 ID_MAX: Final = 2**63 - 1
@@ -109,6 +110,12 @@ class PostgresReader:
     async def idle_executions(self, before: datetime) -> list[str]:
         """Not over and without a sign of life since."""
         return await self._ids("idle_executions", before)
+
+    async def waiting_executions(self, before: datetime) -> list[Waiting]:
+        """Not over and begun before, by what they wait for."""
+        async with self._database.session() as connection:
+            rows = await connection.fetch(self._sql["waiting_executions"], before)
+        return [Waiting(reason, count, str(oldest)) for reason, count, oldest in rows]
 
     async def open_executions(self, catalog_id: str) -> int:
         """How many executions of a catalog entry are not over."""

@@ -305,6 +305,23 @@ WHERE status IN ('PENDING', 'RUNNING') AND updated_at < $1
   )
 ORDER BY execution_id;
 
+-- name: waiting_executions
+WITH open AS (
+    SELECT execution.execution_id,
+           CASE WHEN bool_or(NOT command.parked AND command.started_at IS NULL)
+                    THEN 'unclaimed'
+                WHEN bool_or(NOT command.parked) THEN 'running'
+                WHEN bool_or(command.parked) THEN 'parked'
+                ELSE 'other' END AS reason
+    FROM noetl.execution
+    LEFT JOIN noetl.command
+      ON command.execution_id = execution.execution_id
+     AND command.status IN ('PENDING', 'CLAIMED', 'RUNNING')
+    WHERE execution.status IN ('PENDING', 'RUNNING') AND execution.start_time < $1
+    GROUP BY execution.execution_id
+)
+SELECT reason, count(*), min(execution_id) FROM open GROUP BY reason ORDER BY reason;
+
 -- name: open_executions
 SELECT count(*) FROM noetl.execution
 WHERE catalog_id = $1 AND status IN ('PENDING', 'RUNNING');

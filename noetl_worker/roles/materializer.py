@@ -7,8 +7,9 @@ from materializer.daemon import (
     MaterializerPorts,
     MaterializerSettings,
 )
-from materializer.postgres import Database, PostgresRows
+from materializer.postgres import Database, PostgresReader, PostgresRows
 from noetl_worker.bus.topology import SNAPSHOT_BUCKET
+from noetl_worker.daemons.housekeeper import Housekeeper, HousekeeperPorts
 from noetl_worker.daemons.janitor import (
     ALL_SHARDS,
     Janitor,
@@ -70,7 +71,17 @@ async def run(process: Process) -> None:
             ),
             JanitorSettings(look_s=own.housekeeping_s, retention_s=own.retention_s),
         )
+        housekeeper = Housekeeper(
+            HousekeeperPorts(
+                rows=PostgresReader(database),
+                alone=lambda: rows.lead("housekeeping"),
+                clock=process.clock,
+                observer=process.observer,
+            ),
+            look_s=own.housekeeping_s,
+        )
         daemons = {
+            "housekeeper": housekeeper.run,
             "log": log_keeper.run,
             "materializer": materializer.run,
             "janitor": janitor.run,
