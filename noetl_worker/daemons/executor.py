@@ -16,7 +16,11 @@ from anyio.abc import TaskGroup
 from msgspec.json import decode as decode_json
 
 from noetl_worker.daemons.references import ERRORS, CommandValues, failure_of
-from state_builder.errors import LimitExceededError, RecordError
+from state_builder.errors import (
+    LimitExceededError,
+    RecordError,
+    UnavailableError,
+)
 from state_builder.ports import (
     Clock,
     Command,
@@ -219,12 +223,16 @@ class Executor:
         if announce:
             await self._announce(running)
         outcome = await self._outcome(running)
+        if outcome is None:
+            running.delivery.nak(self._settings.nak_first_s)
+            return
         await self._report(running, outcome)
         await self._ports.runner.settle(running.issued.command_id, not outcome.failed)
         running.delivery.ack()
 
-    async def _outcome(self, running: Running) -> ToolOutcome:
-        """What the tool gives, or why it gave nothing."""
+    async def _outcome(self, running: Running) -> ToolOutcome | None:
+        """What the tool gives, or why it gave nothing; None when the platform was away
+        for so long that somebody else should try (RT-WRK-11)."""
         if running.cancelled:
             return _CANCELLED
         running.began = self._ports.clock.monotonic()
@@ -233,6 +241,16 @@ class Executor:
             command = await self._ports.values.resolve(self._command(running))
             outcome = await self._ports.runner.run(command)
             return await self._ports.values.settle(command, outcome)
+        except UnavailableError as error:
+            log.warning(
+                "command.given_back",
+                command_id=running.issued.command_id,
+                reason=str(error),
+            )
+            self._ports.observer.count(
+                "noetl_worker_claim_failed_total", reason="unavailable"
+            )
+            return None
         except ERRORS as error:
             return ToolOutcome(failed=True, error=failure_of(error))
         except asyncio.CancelledError:
