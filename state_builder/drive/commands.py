@@ -14,6 +14,7 @@ from state_builder.binding import Needs, needs_of
 from state_builder.drive.bulk import KeepNeed
 from state_builder.drive.decision import Draft
 from state_builder.drive.names import (
+    Lazy,
     Workload,
     iteration_names,
     loop_of,
@@ -218,9 +219,8 @@ class _Picked:
         self._whole_workload: Raw | None = None
         self._workload_ref = NOTHING
         source = draft.state.steps.get(run.origin) if run.origin else None
-        self._weak_makers = weak_names(
-            draft, step.name, run, None if source is None else source.result
-        )
+        result = None if source is None else source.result
+        self._weak = Lazy(lambda: weak_names(draft, step.name, run, result))
         self._raw_workload = draft.turn.state.genesis
         self.ctx: dict[str, JSON] = {}
         self.steps: dict[str, Raw] = {}
@@ -237,8 +237,8 @@ class _Picked:
             return
         elif name in self._workload:
             self.workload[name] = self._workload[name]
-        elif name in self._weak_makers:
-            self.weak[name] = plain(self._weak_makers[name]())
+        elif name in self._weak:
+            self.weak[name] = plain(self._weak[name])
 
     def take_variable(self, name: str) -> None:
         """A member of ``ctx``: variable, else workload, else result (PB-454)."""
@@ -275,8 +275,8 @@ class _Picked:
         for name in step_names(self._state):
             self.take_result(name)
         self.take_workload(None)
-        for name in self._weak_makers:
-            self.weak[name] = plain(self._weak_makers[name]())
+        for name in self._weak:
+            self.weak[name] = plain(self._weak[name])
 
     def names(self, *, with_event: bool) -> CommandNames:
         """What was picked, as a command carries it."""

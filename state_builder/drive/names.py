@@ -7,6 +7,7 @@ the weak names are mappings that decode the one member somebody reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 from msgspec.json import decode as decode_json
 from msgspec.structs import replace
@@ -65,13 +66,23 @@ def step_names(state: State) -> list[str]:
     return list(state.steps) if names is None else names()
 
 
+Makers: TypeAlias = "dict[str, Callable[[], object]]"
+
+
 class Lazy(Mapping[str, object]):
-    """A mapping whose members are made when read."""
+    """A mapping whose members are made when read, from makers made when asked for."""
 
-    __slots__ = ("_makers",)
+    __slots__ = ("_found", "_list")
 
-    def __init__(self, makers: dict[str, Callable[[], object]]) -> None:
-        self._makers = makers
+    def __init__(self, makers: Callable[[], Makers]) -> None:
+        self._list = makers
+        self._found: Makers | None = None
+
+    @property
+    def _makers(self) -> Makers:
+        if self._found is None:
+            self._found = self._list()
+        return self._found
 
     def __getitem__(self, name: str) -> object:
         return self._makers[name]()
@@ -122,15 +133,13 @@ class Workload(Mapping[str, JSON]):
         return len(self.whole())
 
 
-def weak_names(
-    draft: Draft, step: str, run: Pass, source: Outcome | None
-) -> dict[str, Callable[[], object]]:
+def weak_names(draft: Draft, step: str, run: Pass, source: Outcome | None) -> Makers:
     """Makers of the weak names (PB-462); ``source`` is whose result they speak of."""
     state = draft.turn.state
     genesis = state.genesis
     assert genesis is not None
     eid = state.execution_id
-    makers: dict[str, Callable[[], object]] = {
+    makers: Makers = {
         "args": lambda: run.args,
         "input": lambda: run.args,
         "payload": lambda: _payload(draft, genesis),
@@ -169,7 +178,7 @@ def entry_scope(draft: Draft, name: str, run: Pass) -> Scope:
         ctx=draft.state.ctx,
         results=Results(draft, {}),
         workload=Workload(draft),
-        weak=Lazy(weak_names(draft, name, run, source)),
+        weak=Lazy(lambda: weak_names(draft, name, run, source)),
         event={"name": run.event_name, "type": run.event_name},
         functions={"now": lambda: draft.turn.at},
     )
@@ -183,7 +192,7 @@ def exit_scope(
     results = Results(draft, own)
     fixed: Mapping[str, object] = {}
     if outcome is not None:
-        fixed = Lazy({"output": lambda: output_view(results[name], outcome)})
+        fixed = Lazy(lambda: {"output": lambda: output_view(results[name], outcome)})
     return Scope(
         execution_id=draft.state.execution_id,
         fixed=fixed,
@@ -192,7 +201,7 @@ def exit_scope(
         ctx=draft.state.ctx,
         results=results,
         workload=Workload(draft),
-        weak=Lazy(weak_names(draft, name, run, outcome)),
+        weak=Lazy(lambda: weak_names(draft, name, run, outcome)),
         event={"name": event_name, "type": event_name},
         functions={"now": lambda: draft.turn.at},
     )
@@ -280,7 +289,9 @@ def call_scope(draft: Draft, step: Step, command: OpenCommand) -> Scope:
     scope = iteration_scope(draft, step, run, iteration)
     scope.ctx, scope.overlay = dict(scope.ctx), dict(scope.overlay)
     scope.iter_vars, scope.runtime = {}, {}
-    scope.inputs = Lazy({key: _maker(value, before) for key, value in given.items()})
+    scope.inputs = Lazy(
+        lambda: {key: _maker(value, before) for key, value in given.items()}
+    )
     return scope
 
 
