@@ -39,7 +39,8 @@ class _Jump(selectors.SelectSelector):
             self._turns = 0
         self._turns += 1
         if self._turns > TURNS_MAX:
-            raise RuntimeError("some task spins: no time passes any more")
+            spinning = [repr(task) for task in asyncio.all_tasks()]
+            raise RuntimeError(f"some task spins: no time passes: {spinning}")
         return ready
 
 
