@@ -89,6 +89,12 @@ class Tools:
         await anyio.sleep(self._chance.choice([0, 0, 0.01]))
         return ToolOutcome(data=Raw(encode_json({"step": command.step})))
 
+    async def hold(self, command_id: str) -> None:
+        """Nothing is taken from outside."""
+
+    async def settle(self, command_id: str, kept: bool) -> None:
+        """Nothing waits for the end of a command."""
+
     async def close(self) -> None:
         """Nothing to close."""
 

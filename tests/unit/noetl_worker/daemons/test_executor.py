@@ -47,6 +47,12 @@ class Bench:
     async def run(self, command: Command) -> ToolOutcome:
         return await self._tool(command)
 
+    async def hold(self, command_id: str) -> None:
+        """Nothing is taken from outside."""
+
+    async def settle(self, command_id: str, kept: bool) -> None:
+        """Nothing waits for the end of a command."""
+
     async def close(self) -> None:
         """Nothing to close."""
 
