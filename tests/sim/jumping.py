@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ class _Jump(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.ready: Callable[[], str] = str
         self._turns = 0
 
     def select(
@@ -39,8 +40,8 @@ class _Jump(selectors.SelectSelector):
             self._turns = 0
         self._turns += 1
         if self._turns > TURNS_MAX:
-            spinning = [repr(task) for task in asyncio.all_tasks()]
-            raise RuntimeError(f"some task spins: no time passes: {spinning}")
+            self._turns = 0
+            raise RuntimeError(f"something spins, no time passes: {self.ready()}")
         return ready
 
 
@@ -50,6 +51,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jump = _Jump()
         super().__init__(self._jump)
+        self._jump.ready = lambda: repr(list(self._ready))[:2000]
 
     def time(self) -> float:
         return self._jump.now
