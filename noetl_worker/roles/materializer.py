@@ -8,6 +8,7 @@ from materializer.daemon import (
     MaterializerSettings,
 )
 from materializer.postgres import Database, PostgresReader, PostgresRows
+from noetl_worker.bus.nats import NatsBus
 from noetl_worker.bus.topology import SNAPSHOT_BUCKET
 from noetl_worker.daemons.housekeeper import Housekeeper, HousekeeperPorts
 from noetl_worker.daemons.janitor import (
@@ -23,6 +24,9 @@ from noetl_worker.roles.database import (
 )
 from noetl_worker.roles.process import Process, open_bus, run_with_health
 from state_builder.ids import Shard
+
+HOUSEKEEPING = "housekeeping"
+"""The lock of janitor and housekeeper: one process of all (runtime.md §6.7)."""
 
 
 async def run(process: Process) -> None:
@@ -60,30 +64,39 @@ async def run(process: Process) -> None:
                 fault_fail_first=own.fail_first,
             ),
         )
-        janitor = Janitor(
-            JanitorPorts(
-                log=bus.log,
-                snapshots=bus.blobs(SNAPSHOT_BUCKET),
-                alone=lambda: rows.lead("housekeeping"),
-                positions=rows.durable_positions,
-                clock=process.clock,
-                observer=process.observer,
-            ),
-            JanitorSettings(look_s=own.housekeeping_s, retention_s=own.retention_s),
-        )
-        housekeeper = Housekeeper(
-            HousekeeperPorts(
-                rows=PostgresReader(database),
-                alone=lambda: rows.lead("housekeeping"),
-                clock=process.clock,
-                observer=process.observer,
-            ),
-            look_s=own.housekeeping_s,
-        )
         daemons = {
-            "housekeeper": housekeeper.run,
             "log": log_keeper.run,
             "materializer": materializer.run,
-            "janitor": janitor.run,
+            "janitor": _janitor(process, bus, rows).run,
+            "housekeeper": _housekeeper(process, database, rows).run,
         }
         await run_with_health(process, daemons)
+
+
+def _janitor(process: Process, bus: NatsBus, rows: PostgresRows) -> Janitor:
+    own = process.settings.materializer
+    return Janitor(
+        JanitorPorts(
+            log=bus.log,
+            snapshots=bus.blobs(SNAPSHOT_BUCKET),
+            alone=lambda: rows.lead(HOUSEKEEPING),
+            positions=rows.durable_positions,
+            clock=process.clock,
+            observer=process.observer,
+        ),
+        JanitorSettings(look_s=own.housekeeping_s, retention_s=own.retention_s),
+    )
+
+
+def _housekeeper(
+    process: Process, database: Database, rows: PostgresRows
+) -> Housekeeper:
+    return Housekeeper(
+        HousekeeperPorts(
+            rows=PostgresReader(database),
+            alone=lambda: rows.lead(HOUSEKEEPING),
+            clock=process.clock,
+            observer=process.observer,
+        ),
+        look_s=process.settings.materializer.housekeeping_s,
+    )

@@ -21,6 +21,7 @@ from msgspec import Raw
 from materializer.daemon import Materializer, MaterializerPorts, MaterializerSettings
 from materializer.memory import MemoryDatabase, MemoryRows
 from noetl_worker.bus.memory import MemoryBroker, MemoryBus
+from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.bus.topology import SNAPSHOT_BUCKET, BusSettings
 from noetl_worker.daemons.answers import AnswerPorts, Answers
 from noetl_worker.daemons.backstop import Backstop, BackstopPorts, BackstopSettings
@@ -32,6 +33,8 @@ from noetl_worker.daemons.ownership import (
     OwnershipSettings,
 )
 from noetl_worker.daemons.playbooks import Playbooks
+from noetl_worker.daemons.references import CommandValues
+from noetl_worker.results.values import Values
 from state_builder.drive import DriveLimits
 from state_builder.ids import shard_of
 from state_builder.ports import CatalogEntry, Command
@@ -142,6 +145,12 @@ class Process:
         return f"{self.name}-{self.boots}"
 
 
+def values_of(process: Process) -> Values:
+    """Values behind references, on the fleet's own broker."""
+    fleet = process.fleet
+    return Values(fleet.results, fleet.clock, fleet.observer)
+
+
 async def system(process: Process) -> None:
     """The system role, as ``roles.system`` puts it together."""
     fleet, bus = process.fleet, process.bus
@@ -154,6 +163,7 @@ async def system(process: Process) -> None:
             clock=clock,
             observer=observer,
             playbooks=fleet.playbooks,
+            values=values_of(process),
         )
         owner = Owner(ports, tasks, DriveLimits(), SHARDS)
         answers = Answers(
@@ -201,6 +211,7 @@ async def worker(process: Process) -> None:
         commands=bus.commands,
         signals=bus.signals,
         runner=Tools(process, fleet.chance),
+        values=CommandValues(values_of(process)),
         clock=fleet.clock,
         observer=fleet.observer,
     )
@@ -236,6 +247,7 @@ class SimFleet:
         self.broker = MemoryBroker(self.clock, SETTINGS)
         self.broker.create(SETTINGS)
         self.database = MemoryDatabase(self.clock)
+        self.results = MemoryResults()
         self.catalog = Catalog(documents)
         # Immutable, and slow to parse: what a crash does to it is nothing new.
         self.playbooks = Playbooks(self.catalog, self.clock)

@@ -11,6 +11,7 @@ from doubles import Counting, ManualClock
 from msgspec import Raw
 
 from noetl_worker.bus.memory import MemoryBroker, MemoryBus
+from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.bus.topology import BusSettings
 from noetl_worker.daemons.backstop import Backstop, BackstopPorts, BackstopSettings
 from noetl_worker.daemons.owner import Owner, OwnerPorts
@@ -20,6 +21,7 @@ from noetl_worker.daemons.ownership import (
     OwnershipSettings,
 )
 from noetl_worker.daemons.playbooks import Playbooks
+from noetl_worker.results.values import Values
 from state_builder.drive import DriveLimits
 from state_builder.ids import Shard
 from state_builder.ports import CatalogEntry, Delivery
@@ -68,6 +70,7 @@ class Owned:
                 clock=self.clock,
                 observer=self.observer,
                 playbooks=Playbooks(self, self.clock),
+                values=Values(MemoryResults(), self.clock, self.observer),
             ),
             tasks,
             DriveLimits(),

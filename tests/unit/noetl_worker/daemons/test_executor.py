@@ -12,8 +12,11 @@ from doubles import Counting, ManualClock
 from msgspec import Raw
 
 from noetl_worker.bus.memory import MemoryBroker, MemoryBus
+from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.bus.topology import BusSettings
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
+from noetl_worker.daemons.references import CommandValues
+from noetl_worker.results.values import Values
 from state_builder.errors import UnavailableError
 from state_builder.ids import Shard
 from state_builder.ports import Command
@@ -63,11 +66,13 @@ class Bench:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         await self.bus.signals.answer(Shard(0), self.reply)
+        values = Values(MemoryResults(), self.clock, self.observer)
         ports = ExecutorPorts(
             log=self.bus.log,
             commands=self.bus.commands,
             signals=self.bus.signals,
             runner=self,
+            values=CommandValues(values),
             clock=self.clock,
             observer=self.observer,
         )
