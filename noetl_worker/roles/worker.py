@@ -12,6 +12,7 @@ from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSetti
 from noetl_worker.daemons.references import CommandValues
 from noetl_worker.daemons.registration import Presence, Registration
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
+from noetl_worker.results.artifacts import StepValues
 from noetl_worker.roles.process import Process, open_bus, run_with_health
 from noetl_worker.roles.values import open_values
 from noetl_worker.settings import Settings
@@ -81,8 +82,12 @@ async def run(process: Process) -> None:
         await bus.ensure_log(create=False)
         registration, wallet = _wallet(process, client, worker_id)
         logs.hide(lambda: wallet.masked)
-        ports = ToolPorts(plugins=RemotePlugins(client), observer=process.observer)
         values = open_values(process, bus)
+        ports = ToolPorts(
+            plugins=RemotePlugins(client),
+            observer=process.observer,
+            values=StepValues(values),
+        )
         runner = Runner(
             Registry(limits, ports),
             limits,

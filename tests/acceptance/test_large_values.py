@@ -212,3 +212,40 @@ async def test_a_value_that_is_gone_is_an_error_of_its_own(running: Fleet) -> No
 """,
     )
     assert row["result"] is not None
+
+
+async def test_a_reference_to_nothing_fails_its_step(running: Fleet) -> None:
+    """TL-AR-03: kind missing_reference."""
+    ref = "noetl://default/default/artifacts/1/none@0"
+    steps = f"  - step: start\n    tool: {{kind: artifact, uri: '{ref}'}}\n"
+    row = await run(running, "t/artifact_gone", steps)
+    assert row["status"] == "FAILED"
+    assert "nothing is stored at" in str(row["error"])
+
+
+async def test_what_was_got_by_reference_is_read_as_ever(running: Fleet) -> None:
+    """TL-AR-02, TL-AR-03, TL-AR-04, TL-OS-05: through the fleet's own store."""
+    row = await run(
+        running,
+        "t/artifacts_read",
+        f"""\
+  - step: start
+    tool: {ROWS_5_MB}
+    next: load
+  - step: load
+    tool: {{kind: artifact, result_ref: "{{{{ start._ref }}}}"}}
+    next: keep
+  - step: keep
+    tool: {{kind: artifact, action: put, name: note, data: {{n: 7}}}}
+    next: again
+  - step: again
+    tool: {{kind: result_fetch, ref: "{{{{ keep.ref }}}}"}}
+    next: end
+  - step: end
+    tool: {{kind: noop, result: {{n: "{{{{ load.n }}}}", last: "{{{{ load.rows[44999].id }}}}", note: "{{{{ again.n }}}}"}}}}
+""",
+    )
+    assert (row["status"], row["result"]) == (
+        "COMPLETED",
+        {"n": 45000, "last": 44999, "note": 7},
+    )
