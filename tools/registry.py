@@ -131,6 +131,11 @@ class Registry:
 def _absent(kind: str) -> ToolCallError:
     if kind == "rhai":
         return configuration("rhai is not available in this build; use python")
+    if kind == "secrets":
+        return configuration(
+            "kind 'secrets' is not available in this build; give the playbook a "
+            "keychain entry of kind secrets and read {{ keychain.<name>.value }}"
+        )
     if kind in NOT_BUILT:
         return configuration(f"kind '{kind}' is not available in this build")
     return ToolCallError(

@@ -82,6 +82,15 @@ async def test_every_type_has_its_json_and_none_becomes_null(db: Database) -> No
     json.dumps(row, allow_nan=False)
 
 
+async def test_numerics_may_come_as_numbers(db: Database) -> None:
+    """TL-PG-10."""
+    floats = Database(db.dsn, ToolLimits(pg_numeric_as_float=True))
+    assert await floats.value("1.50::numeric") == 1.5
+    assert await floats.value("array[0.1::numeric, null]") == [0.1, None]
+    assert await floats.value("$1::numeric", "2.5") == 2.5
+    await floats.tool.close()
+
+
 async def test_types_of_the_database_come_as_what_they_are(db: Database) -> None:
     """TL-PG-09: enum, domain, composite, and arrays of them."""
     await db.data(

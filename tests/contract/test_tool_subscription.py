@@ -89,7 +89,7 @@ async def test_nothing_to_drain_is_success(lab: Lab) -> None:
 
 
 async def test_messages_have_one_form(lab: Lab) -> None:
-    """TL-SU-01, TL-SU-02."""
+    """TL-SU-01, TL-SU-02, TL-SU-08."""
     await lab.publish({"n": 1})
     data = await lab.data(batch="10")
     message = data["messages"][0]

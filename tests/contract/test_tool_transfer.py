@@ -16,6 +16,8 @@ import pytest
 import tool_calls
 from pg_service import PgServer, pg_server
 
+from state_builder.credentials import Credential
+from tools.auth import authorize
 from tools.contract import ToolLimits
 from tools.errors import ToolCallError
 from tools.kinds.transfer import Transfer
@@ -232,6 +234,33 @@ async def test_a_direction_that_is_not_there_lists_those_that_are(lab: Lab) -> N
     error = await lab.failure(source={"type": "ftp"}, target={"tool": "postgres"})
     assert "no transfer goes ftp → postgres" in error.failure.message
     assert "postgres → postgres" in error.failure.message
+
+
+async def test_each_end_has_a_credential_of_its_own(lab: Lab) -> None:
+    """TL-TR-02: both are looked up before the transfer runs."""
+
+    def fields(dsn: str) -> dict[str, Any]:
+        host, port = dsn.partition("@")[2].partition("/")[0].split(":")
+        return {
+            "db_host": host,
+            "db_port": port,
+            "db_user": "postgres",
+            "db_name": dsn.rpartition("/")[2],
+        }
+
+    stored = {"from": fields(lab.source), "to": fields(lab.target)}
+
+    async def lookup(alias: str, want: object) -> Credential:
+        return Credential(alias, "postgres", stored[alias])
+
+    config = lab.ends("SELECT 5 AS id")
+    for end, alias in (("source", "from"), ("target", "to")):
+        del config[end]["connection_string"]
+        config[end]["auth"] = alias
+    await lab.data(**await authorize("transfer", config, lookup))
+    assert await lab.sql("SELECT id FROM t") == [(5,)]
+    error = await lab.failure(**config)
+    assert "source.auth: credential 'from' was not resolved" in error.failure.message
 
 
 async def test_tables_of_other_schemas_and_spellings_are_found(lab: Lab) -> None:

@@ -83,7 +83,7 @@ class Ducklake(Tool):
             setup=tuple(attach(config)),
         )
         async with self._duck.session(opening) as session:
-            return ToolResult(data=await _run(session, config))
+            return ToolResult(data=await run_statements(session, config))
 
 
 def attach(config: Fields) -> list[str]:
@@ -116,7 +116,8 @@ def _word(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-async def _run(session: DuckSession, config: Fields) -> Fields:
+async def run_statements(session: DuckSession, config: Fields) -> Fields:
+    """Each statement in turn; an error holds what came before (TL-DL-03, TL-DL-04)."""
     statements = texts_of(config, "statements")
     done: list[JSON] = []
     answer = Answer(names=None)

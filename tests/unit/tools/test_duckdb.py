@@ -15,11 +15,11 @@ import pytest
 import tool_calls
 
 from tools.contract import ToolLimits
-from tools.doors.duck import installed
+from tools.doors.duck import MEMORY, Duck, Opening, failure_of, installed
 from tools.doors.duck_secrets import access_of
 from tools.errors import ToolCallError
 from tools.kinds.duckdb import Duckdb
-from tools.kinds.ducklake import Ducklake, attach
+from tools.kinds.ducklake import Ducklake, attach, run_statements
 
 pytestmark = pytest.mark.anyio
 
@@ -327,6 +327,40 @@ def test_a_lake_without_its_extension_is_refused_at_validation(lab: Lab) -> None
         Ducklake(lab.limits).validate({**LAKE, "query": "SELECT 1"})
     assert caught.value.failure.kind == "configuration"
     assert "needs DuckDB's extension 'ducklake'" in caught.value.failure.message
+
+
+async def test_a_lakes_result_tells_of_every_statement(lab: Lab) -> None:
+    """TL-DL-03, TL-DL-04: the statements of a lake, run in a database in memory."""
+    config: Any = {"as_objects": True, "name": "lake", "data_path": "files"}
+    statements = [
+        "CREATE TABLE t (id int)",
+        "INSERT INTO t VALUES (1), (2)",
+        "SELECT id FROM t",
+    ]
+    async with Duck(lab.limits).session(Opening(place=MEMORY)) as session:
+        data: Any = await run_statements(session, {**config, "statements": statements})
+        with pytest.raises(ToolCallError) as caught:
+            await run_statements(
+                session,
+                {**config, "statements": ["SELECT 1 AS a", "SELEC", "SELECT 3"]},
+            )
+    assert (data["command_count"], data["rows"], data["row_count"]) == (
+        3,
+        [{"id": 1}, {"id": 2}],
+        2,
+    )
+    assert data["commands"][1] == {
+        "command_index": 1, "status": "success", "columns": [], "row_count": 2, "affected_rows": 2,
+    }  # fmt: skip
+    assert data["catalog_info"] == {"catalog_name": "lake", "data_path": "files"}
+    failed: Any = caught.value.data
+    assert (failed["command_count"], failed["commands"][0]["rows"]) == (1, [{"a": 1}])
+
+
+def test_writers_in_each_others_way_may_try_again() -> None:
+    """TL-DL-04."""
+    failure = failure_of(duckdb.TransactionException("conflict"), "statement 0").failure
+    assert (failure.kind, failure.retryable) == ("db_deadlock", True)
 
 
 def test_a_lake_is_attached_by_quoted_names(tmp_path: Path) -> None:
