@@ -399,6 +399,19 @@ async def test_postgres_fills_a_table_of_duckdb(lab: Lab) -> None:
     assert not [*lab.folder.glob("scratch/transfer-*")]
 
 
+async def test_many_transfers_within_one_database_do_not_wait_for_each_other(
+    lab: Lab,
+) -> None:
+    """TL-PG-12: each needs two connections, and there are six to an address."""
+    await lab.sql("CREATE TABLE many (id int)")
+    config = lab.ends("SELECT 1 AS id", "many")
+    config["source"]["connection_string"] = lab.target
+    async with anyio.create_task_group() as tasks:
+        for _ in range(12):
+            tasks.start_soon(lambda: lab.data(**config))
+    assert await lab.sql("SELECT count(*) FROM many") == [(12,)]
+
+
 async def test_cancelling_leaves_the_target_as_it_was(lab: Lab) -> None:
     """TL-LIM-02, TL-TR-09."""
     slow = (

@@ -7,11 +7,12 @@ time and is as good as new for the next one; what a driver raises leaves this ro
 
 from tools.doors.pg.address import address_of
 from tools.doors.pg.failures import failure_of
-from tools.doors.pg.pools import Pools
+from tools.doors.pg.pools import ADDRESS_CONNECTIONS_MAX, Pools
 from tools.doors.pg.session import Done, Session, Shape
 from tools.doors.pg.types import literal, quoted
 
 __all__ = [
+    "ADDRESS_CONNECTIONS_MAX",
     "Done",
     "Pools",
     "Session",

@@ -13,7 +13,7 @@ from state_builder.records import JSON
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.duck import Duck, Opening
 from tools.doors.files import make_scratch, remove_scratch
-from tools.doors.pg import Pools, Session
+from tools.doors.pg import ADDRESS_CONNECTIONS_MAX, Pools, Session
 from tools.doors.snowflake import Session as Snowflake
 from tools.doors.web import Web
 from tools.errors import ToolCallError
@@ -51,6 +51,10 @@ class Transfer(Tool):
         self._pools = Pools(limits)
         self._duck = Duck(limits)
         self._web = Web(limits)
+        # Each holds two connections, maybe to one address: more of them could all
+        # have their first and wait for their second.
+        most = min(ADDRESS_CONNECTIONS_MAX, limits.pg_connections_max)
+        self._pairs = anyio.CapacityLimiter(max(1, most // 2))
 
     def validate(self, config: Fields) -> Fields:
         """Both ends in canonical form (TL-TR-01, TL-TR-02)."""
@@ -141,6 +145,7 @@ class Transfer(Tool):
         source, target = map_of(config, "source"), map_of(config, "target")
         query = str(source["query"])
         async with (
+            self._pairs,
             self._postgres(source, call) as reading,
             self._postgres(target, call) as writing,
         ):
