@@ -65,10 +65,12 @@ def console() -> Console:
 
 
 def show(*parts: RenderableType) -> None:
-    """Print renderables."""
+    """Print renderables; the terminal wraps texts, so what is copied stays whole."""
+    from rich.text import Text
+
     screen = console()
     for part in parts:
-        screen.print(part)
+        screen.print(part, soft_wrap=isinstance(part, Text))
 
 
 def table(columns: Iterable[str], numbers: Iterable[str] = ()) -> Table:

@@ -373,3 +373,62 @@ def test_the_second_start_is_ready_within_5_s(tmp_path: Path) -> None:
     began = time.monotonic()
     with dev(tmp_path):
         assert time.monotonic() - began < 5.0
+
+
+STANDS = """\
+  - step: start
+    tool: {kind: noop}
+    next: {spec: {mode: inclusive}, arcs: [{step: gpu}, {step: slow}, {step: quick}]}
+  - {step: gpu, spec: {pool: gpu}, tool: {kind: noop}, next: [{step: both}]}
+  - {step: slow, tool: {kind: shell, cmds: ['sleep 30']}, next: [{step: both}]}
+  - {step: quick, tool: {kind: noop}, next: [{step: both}]}
+  - {step: both, tool: {kind: noop}}
+"""
+
+
+def test_why_names_what_an_execution_waits_for(shell: Shell, tmp_path: Path) -> None:
+    """The owner's word: the pool nobody serves, the worker that runs, the join."""
+    file = written(tmp_path, "stands", STANDS)
+    execution_id = shell("run", file, "--no-wait").stdout.strip()
+    found: dict[str, Any] = {}
+    waits: dict[str, Any] = {}
+    while "both" not in waits or not waits["slow"].get("worker"):
+        found = shell.json("why", execution_id)
+        waits = {wait["step"]: wait for wait in found["waiting"]}
+    assert found["source"] == "owner"
+    assert (waits["gpu"]["pool"], waits["gpu"].get("starts")) == ("gpu", None)
+    assert (waits["slow"]["pool"], waits["slow"]["starts"]) == ("shared", 1)
+    assert waits["both"]["arrived_from"] == ["quick"]
+    assert sorted(waits["both"]["blocked_by"]) == ["gpu", "slow"]
+    assert found["last_decision"]["cause"]["event_type"].startswith("command.")
+    told = shell("why", execution_id).stdout
+    assert "pool gpu" in told
+    assert "last decision: " in told
+    shell("cancel", execution_id)
+    over = shell("why", execution_id)
+    assert "it is over, CANCELLED" in over.stdout
+
+
+def test_a_run_is_taken_away_and_decided_again(shell: Shell, tmp_path: Path) -> None:
+    """RT-DRV-4: byte for byte, without a server."""
+    execution_id = shell.json("run", str(EXAMPLES / "errors.yaml"))["execution_id"]
+    file = tmp_path / "run.jsonl"
+    written_down = shell("export", execution_id, "--out", str(file))
+    assert written_down.returncode == ExitCode.OK, written_down.stderr
+    assert "from the log" in written_down.stderr
+    away = {**shell.environ, "NOETL_SERVER_URL": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-m", "noetl_worker", "replay", str(file), "--json"],
+        env=away,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == ExitCode.OK, done.stderr
+    found = json.loads(done.stdout)
+    assert found["sound"]
+    assert {one["verdict"] for one in found["decisions"]} == {"equal"}
+    assert found["state"]["variables"] == {"weather": "unknown"}
+    pictured = shell("graph", execution_id).stdout
+    assert "strict  http  failed" in pictured
+    assert "completed" in shell("graph", execution_id, "--mermaid").stdout

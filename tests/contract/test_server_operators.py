@@ -76,7 +76,9 @@ async def test_a_worker_registers_beats_and_goes() -> None:
 async def test_what_is_no_worker_is_refused(body: dict[str, Any]) -> None:
     """RT-WPL-1."""
     async with running_edge() as fleet:
-        answer = await fleet.http.post("/api/worker/pool/register", json=body)
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        path = "/api/worker/pool/register"
+        answer = await fleet.http.post(path, json=body, headers=headers)
     assert answer.status_code == 422
 
 
