@@ -317,7 +317,7 @@ def files_of(folder: Path) -> Iterator[Path]:
 
 
 async def test_no_file_of_the_fleet_holds_one(ran: Ran) -> None:
-    """SC-LG-05: logs of all processes at DEBUG, broker and database files, tools' data,
+    """SC-LG-01, SC-LG-05: logs of all processes at DEBUG, broker and database files, tools' data,
     shared memory."""
     folder = ran[0].stack.folder.path
     looked = 0
@@ -391,3 +391,36 @@ async def test_the_keys_of_the_stack_are_for_its_owner_alone(ran: Ran) -> None:
     assert (folder.stat().st_mode & 0o777) == 0o700
     for name in ("encryption_key", "internal_token"):
         assert ((folder / name).stat().st_mode & 0o777) == 0o600
+
+
+SIGNS_IN = """\
+apiVersion: noetl.io/v2
+kind: Playbook
+metadata: {name: signs_in, path: secrets/signs_in}
+workflow:
+  - step: start
+    tool: {kind: postgres, auth: demo, query: "SELECT 6 * 7 AS answer"}
+"""
+
+
+async def test_a_server_killed_in_the_middle_only_delays_who_signs_in(
+    tmp_path: Path,
+) -> None:
+    """RT-WRK-11, SC-AL-05: a command waits for a server that is away; a new worker has a
+    new key, and nobody notices (SC-SE-01)."""
+    async with fleet(tmp_path) as found:
+        data = {"connection_string": found.stack.demo_dsn}
+        body = {"name": "demo", "type": "postgres", "data": data}
+        await found.client.request("POST", "/api/credentials", body)
+        await found.client.register(SIGNS_IN)
+        await found.stack.stop_role("worker")
+        answer = await found.client.execute("secrets/signs_in")
+        waiting = str(answer["execution_id"])
+        await found.stack.kill("server")
+        await found.stack.start_role("worker", 0)
+        log = found.stack.log("worker")
+        with anyio.fail_after(30):
+            while "credential.delayed" not in log.read_text():
+                await anyio.sleep(0.1)
+        await found.stack.start_role("server", 0)
+        assert await found.ended([waiting]) == {waiting: "COMPLETED"}

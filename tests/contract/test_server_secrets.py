@@ -354,6 +354,29 @@ async def test_the_playbooks_keychain_is_the_fallback(fleet: Fleet) -> None:
     assert (await trail(fleet))[0]["notes"] == "cache"
 
 
+async def test_a_third_party_that_is_away_is_a_bad_gateway(fleet: Fleet) -> None:
+    """RT-SEC-3, SC-TR-04, SC-AL-05: 502, to be tried again; what is set wrong is 422."""
+    text = (
+        "apiVersion: noetl.io/v2\nkind: Playbook\nmetadata: {name: p, path: t/p}\n"
+        "keychain:\n  - {name: away, kind: oauth2, endpoint: 'http://127.0.0.1:9/t'}\n"
+        "  - {name: unset, kind: secrets, provider: vault, map: {a: b}}\n"
+        "workflow:\n  - {step: start, tool: {kind: noop}}\n"
+    )
+    answer = await fleet.http.post("/api/catalog/register", json={"content": text})
+    await own(fleet, catalog=answer.json()["catalog_id"])
+    for name, status, code in (("away", 502, "upstream"), ("unset", 422, "invalid")):
+        found = await get(
+            fleet,
+            f"/api/credentials/{name}",
+            token=True,
+            include_data="true",
+            execution_id="7001",
+        )
+        assert (found.status_code, found.json()["code"]) == (status, code)
+        assert ("retry-after" in found.headers) == (status == 502)
+    assert {row["outcome"] for row in await trail(fleet)} == {"provider_fetch_error"}
+
+
 async def test_keys_are_rotated_and_counted_over_http(fleet: Fleet) -> None:
     """RT-SEC-5, SC-RO-01, SC-RO-03."""
     await save(fleet)
