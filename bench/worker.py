@@ -21,6 +21,7 @@ import uvloop
 from bench.core import Shell
 from bench.playbooks import chain
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
+from noetl_worker.daemons.references import CommandValues
 from noetl_worker.lifecycle import SystemClock
 from noetl_worker.metrics import PrometheusObserver
 from state_builder.ids import Shard
@@ -104,6 +105,14 @@ class Silent:
         """Nobody cancels."""
 
 
+def runner_of(
+    limits: ToolLimits, clock: SystemClock, observer: PrometheusObserver
+) -> Runner:
+    """A runner for tools that need neither credentials nor stored results."""
+    nothing: Any = None
+    return Runner(Registry(limits), limits, clock, observer, nothing, nothing)
+
+
 async def us_per_command(kind: str, batches: int) -> float:
     """CPU microseconds a command of this kind takes."""
     shell = Shell(chain(kind))
@@ -112,12 +121,13 @@ async def us_per_command(kind: str, batches: int) -> float:
     limits = ToolLimits()
     clock, observer = SystemClock(), PrometheusObserver()
     queue = Queue(data, batches)
-    runner = Runner(Registry(limits), limits, clock, observer)
+    runner = runner_of(limits, clock, observer)
     ports: Any = ExecutorPorts(
         log=cast("Any", Log()),
         commands=cast("Any", queue),
         signals=cast("Any", Silent()),
         runner=runner,
+        values=CommandValues(cast("Any", None)),
         clock=clock,
         observer=observer,
     )
@@ -140,7 +150,7 @@ async def python_call_us(calls: int) -> float:
     """Microseconds a call of a python tool takes that does nothing; the median."""
     issued = Shell(chain("python")).start("77")[0]
     limits = ToolLimits()
-    runner = Runner(Registry(limits), limits, SystemClock(), PrometheusObserver())
+    runner = runner_of(limits, SystemClock(), PrometheusObserver())
     command = Command(
         execution_id="77",
         command_id=issued.command_id,
