@@ -16,6 +16,8 @@ T = TypeVar("T")
 EPOCH_S = 1_767_225_600.0
 """What the clock says when a run begins: 2026-01-01."""
 
+TURN_S = 1e-9
+
 TURNS_MAX = 200_000
 """Turns of the loop without time passing; more is a task that spins."""
 
@@ -35,6 +37,9 @@ class _Jump(selectors.SelectSelector):
         ready = super().select(0)
         if timeout is None and not ready:
             raise RuntimeError("nothing will ever happen again")
+        # Even a turn takes time: who waits for a moment that rounding put into the
+        # present must not find it in the future for ever.
+        self.now += TURN_S
         if timeout and not ready:
             self.now += timeout
             self._turns = 0
