@@ -39,6 +39,7 @@ from state_builder.drive import DriveLimits
 from state_builder.ids import shard_of
 from state_builder.ports import CatalogEntry, Command
 from state_builder.records import (
+    TERMINAL_STATUS,
     Event,
     Genesis,
     Record,
@@ -301,9 +302,15 @@ class SimFleet:
             timeout_s=60.0,
         )
 
-    def everyone(self, started: Mapping[str, str]) -> set[str]:
-        """Executions that were started, and their children."""
-        return {*started, *map(str, self.database.executions)}
+    def at_rest(self, started: Mapping[str, str]) -> bool:
+        """What was started and its children are over, and the rows hold all of it."""
+        everyone = {*started, *map(str, self.database.executions)}
+        position = self.database.positions.get("all")
+        return (
+            all(self.status(eid) in TERMINAL_STATUS.values() for eid in everyone)
+            and position is not None
+            and position.sequence == self.broker.last
+        )
 
     def status(self, execution_id: str) -> str:
         """As the tables have it."""

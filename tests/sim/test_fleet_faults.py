@@ -131,13 +131,10 @@ async def scenario(fleet: SimFleet) -> dict[str, str]:
             started[eid] = path
             await anyio.sleep(fleet.chance.choice([0, 0.1, 2]))
         with anyio.move_on_after(PATIENCE_S):
-            while not all(fleet.status(eid) in DONE for eid in fleet.everyone(started)):
+            while not fleet.at_rest(started):
                 await anyio.sleep(1)
         tasks.cancel_scope.cancel()
     return started
-
-
-DONE = frozenset(TERMINAL_STATUS.values())
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
