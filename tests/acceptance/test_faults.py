@@ -48,6 +48,16 @@ ENV = {
 NOOPS = "  - {step: start, tool: {kind: noop}, next: b}\n  - {step: b, tool: {kind: noop}}\n"
 
 
+def chain(length: int) -> str:
+    """So many steps that do nothing, one after the other."""
+    names = ["start", *(f"s{number}" for number in range(1, length))]
+    pairs = zip(names, [*names[1:], "end"], strict=True)
+    return "".join(
+        f"  - {{step: {name}, tool: {{kind: noop}}, next: {following}}}\n"
+        for name, following in pairs
+    )
+
+
 def slow(seconds: float) -> str:
     """A step that takes its time, and one after it that leaves an effect."""
     code = f"import time\\ntime.sleep({seconds})\\nresult = 1"
@@ -62,6 +72,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Flee
     data = tmp_path_factory.mktemp("faults") / "data"
     async with fleet(data, env=ENV, system=2, worker=2, materializer=2) as found:
         await found.client.register(playbook("away/noop", NOOPS))
+        await found.client.register(playbook("race/noops", chain(20)))
         await found.client.register(playbook("slow/two", slow(2)))
         await found.client.register(playbook("slow/six", slow(ACK_WAIT_S * 2)))
         yield found
@@ -309,8 +320,8 @@ async def test_cancelling_races_with_completing(found: Fleet) -> None:
     answers: dict[str, str] = {}
 
     async def race() -> None:
-        eid = await found.start("away/noop")
-        await anyio.sleep(chance.choice([0, 0, 0.005, 0.01, 0.02]))
+        eid = await found.start("race/noops")
+        await anyio.sleep(chance.choice([0, 0, 0.01, 0.05, 0.2, 0.5]))
         answer = await patiently(lambda: found.client.cancel(eid))
         answers[eid] = str(answer["status"])
 
