@@ -40,7 +40,18 @@ ENV = {
 ALWAYS = ("always_w1", "always_w2")
 HISTORY = ("w4", "w5")
 ALONE = ("core", "worker")
-LIVE = ("w1", "w2", "w2_python", "w2_http", "w3", "w6", "w7", "timers", "transfer")
+LIVE = (
+    "w1",
+    "w2",
+    "w2_python",
+    "w2_http",
+    "w3",
+    "w6",
+    "w7",
+    "timers",
+    "transfer",
+    "result",
+)
 ALL = (*ALONE, *LIVE, *HISTORY, *ALWAYS)
 
 Results = dict[str, Any]
@@ -95,6 +106,7 @@ async def live(sync: str, only: set[str]) -> Results:
                 "w6": partial(workloads.loop, fleet, 10_000, 500, runs=2),
                 "w7": partial(workloads.rows, fleet, stack.demo_dsn, url, 10_000),
                 "timers": partial(workloads.timers, fleet, 1000),
+                "result": partial(results, stack.nats_url),
                 "transfer": partial(
                     transfer, stack.postgres_dsn, stack.options.data / "transfer"
                 ),

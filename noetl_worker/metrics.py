@@ -146,6 +146,7 @@ noetl_event_hotpath_reads_total site=status,cancel,check,events outcome=served_o
 noetl_limit_hits_total limit -- named limits that were hit
 noetl_results_stored_total tier -- values put into a store
 noetl_results_fetched_total tier -- values taken out of a store
+noetl_results_purged_total reason=expired,ended -- values removed from a store
 noetl_streams_dropped_total reason=slow,too_many -- live streams the server ended
 noetl_bus_reconnects_total -- connections to the broker made again
 noetl_bus_deliveries_silenced_total -- deliveries whose deadline passed unnoticed

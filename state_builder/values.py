@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from msgspec import Raw, Struct, field
@@ -72,6 +73,15 @@ class ValueStore(Protocol):
         Raises UnavailableError.
         """
 
+    async def open(self, ref: str) -> OpenObject:
+        """Begin to read what a reference names, as a reader of the whole value sees it.
+
+        Raises as :meth:`fetch` does, and InvalidError for what is no reference.
+        """
+
+    async def drop(self, ref: str) -> None:
+        """Remove what a reference names; nothing happens when it is not there."""
+
     async def fetch(self, reference: Reference) -> bytes:
         """The JSON behind a reference, proven by its digest.
 
@@ -110,3 +120,60 @@ class Manifest(Struct, kw_only=True):
     total_parts: int = 0
     total_bytes: int = 0
     rest: Raw = Raw(b"{}")
+
+
+class ResultRow(Struct, frozen=True, kw_only=True):
+    """One result that was put over HTTP (RT-RES-1).
+
+    Attributes:
+        object_key: the reference its bytes are stored under.
+    """
+
+    result_id: str
+    execution_id: str
+    name: str
+    object_key: str
+    bytes: int
+    sha256: str
+    scope: str = "execution"
+    source_step: str | None = None
+    media_type: str = "application/json"
+    idempotency_key: str | None = None
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+class NamedReference(NamedTuple):
+    """A step, and the encoded reference one of its commands gave."""
+
+    step: str
+    reference: Raw
+
+
+class ResultRows(Protocol):
+    """The index of stored results; raises UnavailableError while it is away."""
+
+    async def add(self, row: ResultRow) -> ResultRow:
+        """Insert, or the row that has its idempotency key already."""
+
+    async def find(self, execution_id: str, result_id: str) -> ResultRow | None:
+        """One that has not expired."""
+
+    async def listed(
+        self, execution_id: str, *, scope: str = "", step: str = ""
+    ) -> list[ResultRow]:
+        """Those of an execution that have not expired, oldest first."""
+
+    async def drop(
+        self, execution_id: str, *, scope: str = "", step: str = ""
+    ) -> list[ResultRow]:
+        """Forget them; what was dropped."""
+
+    async def expired(self, limit: int) -> list[ResultRow]:
+        """Forget some that have expired; what was dropped."""
+
+    async def references(self, execution_id: str) -> list[NamedReference]:
+        """What the execution's own steps have stored, in log order."""
+
+    async def unneeded(self, execution_ids: list[str], after_s: float) -> set[str]:
+        """Which of these executions ended longer ago than that, or have no row."""

@@ -20,6 +20,7 @@ from materializer.memory import (
     MemorySecrets,
     MemoryTables,
 )
+from materializer.memory.results import MemoryResultRows
 from materializer.projection import Projector, decode_messages
 from noetl_worker.bus.memory import MemoryBroker, MemoryBus
 from noetl_worker.bus.memory.results import MemoryResults
@@ -238,6 +239,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
         vault=keeper,
         plugins=bus.blobs(PLUGIN_BUCKET),
         values=Values(MemoryResults(), clock, observer),
+        result_rows=MemoryResultRows(database),
         clock=clock,
         ids=ids,
         observer=observer,

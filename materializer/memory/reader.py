@@ -229,7 +229,7 @@ def _text(number: int | None) -> str | None:
     return str(number) if number is not None else None
 
 
-def _when(micros: Micros | None) -> datetime | None:
+def when(micros: Micros | None) -> datetime | None:
     return time_of_micros(micros) if micros is not None else None
 
 
@@ -241,7 +241,7 @@ def _execution(row: ExecutionRow) -> ExecutionView:
         version=row.version,
         status=row.status,
         start_time=time_of_micros(row.start_time),
-        end_time=_when(row.end_time),
+        end_time=when(row.end_time),
         parent_execution_id=_text(row.parent_execution_id),
         parent_command_id=row.parent_command_id,
         pool=row.pool,

@@ -514,3 +514,49 @@ WHERE ($1::TEXT IS NULL OR credential = $1)
   AND ($5::TIMESTAMPTZ IS NULL OR occurred_at >= $5)
   AND ($6::TIMESTAMPTZ IS NULL OR occurred_at < $6)
 ORDER BY occurred_at DESC, audit_id DESC LIMIT $7;
+
+-- name: result_add
+INSERT INTO noetl.result_store
+    (result_id, execution_id, name, scope, source_step, object_key, bytes, sha256,
+     media_type, idempotency_key, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (idempotency_key) DO NOTHING RETURNING *;
+
+-- name: result_by_key
+SELECT * FROM noetl.result_store WHERE idempotency_key = $1;
+
+-- name: result_find
+SELECT * FROM noetl.result_store
+WHERE execution_id = $1 AND result_id = $2
+  AND (expires_at IS NULL OR expires_at > now());
+
+-- name: results_listed
+SELECT * FROM noetl.result_store
+WHERE execution_id = $1 AND ($2::TEXT IS NULL OR scope = $2)
+  AND ($3::TEXT IS NULL OR coalesce(source_step, name) = $3)
+  AND (expires_at IS NULL OR expires_at > now())
+ORDER BY result_id;
+
+-- name: results_drop
+DELETE FROM noetl.result_store
+WHERE execution_id = $1 AND ($2::TEXT IS NULL OR scope = $2)
+  AND ($3::TEXT IS NULL OR coalesce(source_step, name) = $3)
+RETURNING *;
+
+-- name: results_expired
+DELETE FROM noetl.result_store WHERE result_id IN (
+    SELECT result_id FROM noetl.result_store WHERE expires_at <= now() LIMIT $1
+) RETURNING *;
+
+-- name: references_of
+SELECT node_name, (result->'reference')::TEXT AS reference FROM noetl.event
+WHERE execution_id = $1 AND event_type = 'call.done'
+  AND result->'reference' IS NOT NULL
+ORDER BY event_id;
+
+-- name: executions_unneeded
+SELECT asked.execution_id FROM unnest($1::BIGINT[]) AS asked (execution_id)
+WHERE NOT EXISTS (
+    SELECT 1 FROM noetl.execution AS e WHERE e.execution_id = asked.execution_id
+      AND (e.end_time IS NULL OR e.end_time >= now() - make_interval(secs => $2))
+);

@@ -28,6 +28,7 @@ from state_builder.records import (
     ToolFailure,
     ToolOutcome,
 )
+from state_builder.values import OpenObject
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.errors import ToolCallError
 from tools.kinds.noop import Noop
@@ -215,6 +216,14 @@ class WorldValues:
     ) -> Reference:
         """See the port."""
         return self._world.keep(str(locator), data)
+
+    async def open(self, ref: str) -> OpenObject:
+        """See the port."""
+        raise ReferenceMissingError(f"{ref}: nothing is read piece by piece here")
+
+    async def drop(self, ref: str) -> None:
+        """See the port."""
+        self._world.values.pop(ref, None)
 
     async def fetch(self, reference: Reference) -> bytes:
         """See the port."""

@@ -129,8 +129,24 @@ class Values:
         return found
 
     async def open(self, ref: str) -> OpenObject:
-        """Begin to read what a reference names; raises as :meth:`fetch` does, and
-        InvalidError for what is no reference."""
+        """See the port. What must be put together first is in memory meanwhile."""
+        opened = await self._open(ref)
+        about = opened.info.about
+        form = about.get("form", "plain")
+        if form != "pipeline" and about.get("media_type") != MANIFEST_TYPE:
+            return opened
+        data = whole_value(await self.fetch(Reference(ref=ref)), form)
+        return OpenObject(opened.info._replace(bytes=len(data)), _whole(data))
+
+    async def drop(self, ref: str) -> None:
+        """See the port."""
+        locator = parse(ref)
+        if isinstance(locator, Locator):
+            key = object_key(locator, self._settings.root)
+            for store in self._stores.values():
+                await store.delete(key)
+
+    async def _open(self, ref: str) -> OpenObject:
         locator = parse(ref)
         if not isinstance(locator, Locator):
             raise RefusedError(f"{ref} is known to the server alone")
@@ -154,7 +170,7 @@ class Values:
         return found
 
     async def _fetched(self, reference: Reference) -> bytes:
-        opened = await self.open(reference.ref)
+        opened = await self._open(reference.ref)
         self._check_size(opened.info.bytes, reference.ref)
         data = b"".join([chunk async for chunk in opened.chunks])
         wanted = reference.meta.sha256

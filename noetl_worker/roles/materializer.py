@@ -8,6 +8,7 @@ from materializer.daemon import (
     MaterializerSettings,
 )
 from materializer.postgres import Database, PostgresReader, PostgresRows
+from materializer.postgres.results import PostgresResults
 from noetl_worker.bus.nats import NatsBus
 from noetl_worker.bus.topology import SNAPSHOT_BUCKET
 from noetl_worker.daemons.housekeeper import Housekeeper, HousekeeperPorts
@@ -17,16 +18,28 @@ from noetl_worker.daemons.janitor import (
     JanitorPorts,
     JanitorSettings,
 )
+from noetl_worker.results.purge import Purger
 from noetl_worker.roles.database import (
     LogKeeper,
     database_settings,
     wait_for_schema,
 )
 from noetl_worker.roles.process import Process, open_bus, run_with_health
+from noetl_worker.roles.values import open_values, stores_of
 from state_builder.ids import Shard
 
 HOUSEKEEPING = "housekeeping"
 """The lock of janitor and housekeeper: one process of all (runtime.md §6.7)."""
+
+
+def _purger(process: Process, bus: NatsBus, database: Database) -> Purger:
+    """Removes stored values of executions that are long over."""
+    return Purger(
+        stores_of(process, bus),
+        open_values(process, bus),
+        PostgresResults(database),
+        (process.clock, process.observer),
+    )
 
 
 async def run(process: Process) -> None:
@@ -69,6 +82,7 @@ async def run(process: Process) -> None:
             "materializer": materializer.run,
             "janitor": _janitor(process, bus, rows).run,
             "housekeeper": _housekeeper(process, database, rows).run,
+            "purger": _purger(process, bus, database).run,
         }
         await run_with_health(process, daemons)
 

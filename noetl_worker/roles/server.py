@@ -10,6 +10,7 @@ from materializer.postgres import (
     PostgresSecrets,
     PostgresTables,
 )
+from materializer.postgres.results import PostgresResults
 from noetl_worker.bus.nats import NatsBus
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.lifecycle import run_role as run_daemons
@@ -126,6 +127,7 @@ def _ports(
         vault=keeper,
         plugins=bus.blobs(PLUGIN_BUCKET),
         values=open_values(process, bus),
+        result_rows=PostgresResults(database),
         clock=process.clock,
         ids=SnowflakeIds(machine, process.clock.now),
         observer=process.observer,

@@ -46,11 +46,13 @@ from noetl_worker.server.routes import (
     looking,
     plugins,
     replay,
+    results,
     system,
     wallet,
     workers,
 )
 from noetl_worker.server.starting import Starter
+from noetl_worker.server.stored import StoredResults
 from noetl_worker.server.streams import Streams
 from noetl_worker.server.why import Why
 from state_builder.errors import UnavailableError
@@ -83,6 +85,7 @@ def create_edge(ports: ServerPorts, settings: EdgeSettings) -> Edge:
         streams=Streams(ports, settings, live, history, hub),
         executions=Executions(ports, live, history),
         ending=Ending(ports, settings, live, history, hub),
+        stored=StoredResults(ports),
         ingest=Ingest(ports, settings, live, history, admission),
         exporter=Exporter(ports, entries, live, history, settings.shard_count),
         why=Why(ports, live, history, settings.shard_count),
@@ -130,6 +133,7 @@ def create_app(
             *credentials.ROUTES,
             *wallet.ROUTES,
             *plugins.ROUTES,
+            *results.ROUTES,
             *more_routes,
         ],
         exception_handlers=HANDLERS,

@@ -21,6 +21,7 @@ from noetl_worker.server.ingest import Ingest
 from noetl_worker.server.live import Live
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.starting import Starter
+from noetl_worker.server.stored import StoredResults
 from noetl_worker.server.streams import Streams
 from noetl_worker.server.why import Why
 
@@ -43,6 +44,7 @@ class Edge:
     executions: Executions
     ending: Ending
     ingest: Ingest
+    stored: StoredResults
     why: Why
     exporter: Exporter
 

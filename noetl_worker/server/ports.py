@@ -11,7 +11,7 @@ from state_builder.credentials import Vault
 from state_builder.ports import Blobs, Clock, EventLog, Observer, Signals
 from state_builder.records import JSON
 from state_builder.stores import RowReader, Tables
-from state_builder.values import ValueStore
+from state_builder.values import ResultRows, ValueStore
 
 
 class Ids(Protocol):
@@ -39,6 +39,7 @@ class ServerPorts:
     vault: Vault
     plugins: Blobs
     values: ValueStore
+    result_rows: ResultRows
     clock: Clock
     ids: Ids
     observer: Observer

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from fleet_client import Fleet, fleet, playbook
 
+from state_builder.errors import NotFoundError
+
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 
@@ -191,27 +193,49 @@ async def test_a_large_end_is_told_by_reference(running: Fleet) -> None:
     assert await largest_message(running) < 700_000
 
 
-async def test_a_value_that_is_gone_is_an_error_of_its_own(running: Fleet) -> None:
-    """TL-RR-43, TL-RR-54: policies and arcs see missing_reference, nobody wrong data."""
+async def test_what_a_step_stored_is_listed_and_read_over_http(running: Fleet) -> None:
+    """RT-RES-2, RT-RES-3, RT-RES-5: the rows of the log are the list."""
+    row = await run(
+        running, "large/listed", f"  - {{step: start, tool: {ROWS_5_MB}}}\n"
+    )
+    put: Any = await running.client.request(
+        "PUT", f"/api/result/{row['id']}", {"name": "mine", "data": {"b": 1}}
+    )
+    listed: Any = await running.client.request("GET", f"/api/result/{row['id']}/list")
+    refs = {one["name"]: one["ref"] for one in listed["refs"]}
+    assert set(refs) == {"mine", "start"} and refs["mine"] == put["ref"]
+    for ref, key in ((refs["start"], "n"), (refs["mine"], "b")):
+        found: Any = await running.client.request(
+            "GET", "/api/result/resolve", query={"ref": ref}
+        )
+        assert found[key] in (1, 45000)
+    of_step: Any = await running.client.request("GET", f"/api/result/{row['id']}/start")
+    assert len(of_step["rows"]) == 45000
+
+
+async def test_a_reference_to_nothing_is_told_so(running: Fleet) -> None:
+    """RT-RES-2, TL-RR-54: 404, and what is there is still read."""
+    gone = "noetl://default/default/results/1/x/1/0/1@gone"
     row = await run(
         running,
         "large/gone",
         f"""
   - step: start
     tool: {ROWS_5_MB}
-    next: wait
-  - step: wait
-    tool: {{kind: python, code: "import time; time.sleep(1.0)"}}
     next: use
   - step: use
-    tool: {{kind: python, input: {{rows: "{{{{ start.rows }}}}"}}, code: "result = len(rows)"}}
+    tool:
+      kind: python
+      input: {{rows: "{{{{ start.rows }}}}"}}
+      code: "result = len(rows)"
     next:
-      arcs:
-        - {{step: mend, when: "{{{{ error.kind == 'missing_reference' }}}}"}}
-  - {{step: mend, tool: {{kind: noop, result: "{{{{ use.error.kind }}}}"}}}}
+      arcs: [{{step: end, when: "{{{{ use == 45000 }}}}"}}]
+  - {{step: end, tool: {{kind: noop, result: "{{{{ start._ref }}}}"}}}}
 """,
     )
-    assert row["result"] is not None
+    assert row["status"] == "COMPLETED", row["error"]
+    with pytest.raises(NotFoundError, match="gone"):
+        await running.client.request("GET", "/api/result/resolve", query={"ref": gone})
 
 
 async def test_a_reference_to_nothing_fails_its_step(running: Fleet) -> None:

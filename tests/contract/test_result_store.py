@@ -11,9 +11,11 @@ from typing import TypeAlias
 import pytest
 from bus_fleet import Counting, Fleet, ManualClock
 
+from materializer.memory.results import MemoryResultRows
 from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.bus.nats import NatsBus
 from noetl_worker.results.objects import ObjectResults, open_store
+from noetl_worker.results.purge import Purger
 from noetl_worker.results.values import Values, ValueSettings
 from state_builder.errors import (
     InvalidError,
@@ -24,8 +26,9 @@ from state_builder.errors import (
     SettingsError,
     UnavailableError,
 )
+from state_builder.ids import snowflake
 from state_builder.locator import Locator
-from state_builder.values import OpenObject, ResultStore, StoredObject
+from state_builder.values import OpenObject, ResultRow, ResultStore, StoredObject
 
 pytestmark = pytest.mark.anyio
 Store: TypeAlias = ResultStore
@@ -230,3 +233,47 @@ def test_a_bucket_needs_an_address(tmp_path: Path) -> None:
         open_store("s3", "nonsense", str(tmp_path))
     made = open_store("s3", "s3://bucket/prefix", str(tmp_path))
     assert isinstance(made, ObjectResults) and made.tier == "s3"
+
+
+class Rows(MemoryResultRows):
+    """An index that says which executions are over."""
+
+    def __init__(self, over: dict[str, float], now: float) -> None:
+        self._over_since, self._at = over, now
+
+    async def expired(self, limit: int) -> list[ResultRow]:
+        return []
+
+    async def unneeded(self, execution_ids: list[str], after_s: float) -> set[str]:
+        return {
+            eid
+            for eid in execution_ids
+            if self._at - self._over_since.get(eid, self._at) > after_s
+            or eid not in self._over_since
+        }
+
+
+async def test_values_go_some_time_after_their_execution(store: Store) -> None:
+    """TL-RR-54, RT-LIM-5, RT-HSK-1: by scope; orphans too; open executions never."""
+    clock = ManualClock()
+    day = 86_400.0
+    old = str(snowflake(int((clock.now() - 30 * day) * 1000), 1, 1))
+    orphan = str(snowflake(int((clock.now() - 30 * day) * 1000), 1, 2))
+    still_open = str(snowflake(int((clock.now() - 30 * day) * 1000), 1, 3))
+    young = str(snowflake(int((clock.now() - 60) * 1000), 1, 4))
+    values = Values(store, clock, Counting())
+    for eid in (old, orphan, still_open, young):
+        for scope in ("execution", "workflow", "permanent"):
+            place = Locator("results", (eid, scope, "1", "0", "1"), "v")
+            await values.keep(place, b"1", {"scope": scope})
+    since = {old: clock.now() - 2 * day, still_open: clock.now()}
+    rows = Rows(since, clock.now())
+    purger = Purger([store], values, rows, (clock, Counting()))
+    assert await purger.purge() == 3
+    left = {
+        (parts[8].partition("=")[2], parts[10])
+        for parts in (key.split("/") for key in await store.keys(""))
+    }
+    assert {scope for eid, scope in left if eid == old} == {"workflow", "permanent"}
+    assert {scope for eid, scope in left if eid == orphan} == {"permanent"}
+    assert sum(eid in (still_open, young) for eid, _ in left) == 6

@@ -36,7 +36,7 @@ from state_builder.errors import (
     UnavailableError,
 )
 
-CHUNK_BYTES = 128 * 1024
+CHUNK_BYTES = 256 * 1024
 _WINDOW = 16
 _READ_BYTES = 4 * 1024 * 1024
 _READ_TRIES = 5

@@ -1,0 +1,123 @@
+"""Removes stored values nobody will ask for any more (TL-RR-54, RT-LIM-5, RT-HSK-1).
+
+Values of an execution go some time after its end, those of a longer scope later or
+never. So does what a worker stored and died before the log named it: it lies beside
+the rest. What belongs to an execution without a row goes once the execution is old.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import Final
+
+import anyio
+import structlog
+from msgspec import Struct
+
+from noetl_worker.results.values import Values
+from state_builder.errors import UnavailableError
+from state_builder.ids import snowflake_unix_ms
+from state_builder.ports import Clock, Observer
+from state_builder.values import ResultRows, ResultStore
+
+log = structlog.get_logger(__name__)
+
+ROWS_AT_ONCE: Final = 5_000
+EXECUTIONS_AT_ONCE: Final = 500
+_OWNER: Final = re.compile(r"/execution=(\d+)/")
+
+
+class PurgeSettings(Struct, frozen=True, kw_only=True):
+    """When values go.
+
+    Attributes:
+        every_s: between two looks.
+        keep_s: after the end of the execution, scopes ``step`` and ``execution``.
+        workflow_keep_s: the same of scope ``workflow``; ``permanent`` stays.
+    """
+
+    every_s: float = 3600.0
+    keep_s: float = 86_400.0
+    workflow_keep_s: float = 7 * 86_400.0
+
+
+class Purger:
+    """Looks at every store now and then."""
+
+    def __init__(
+        self,
+        stores: list[ResultStore],
+        values: Values,
+        rows: ResultRows,
+        ports: tuple[Clock, Observer],
+        settings: PurgeSettings | None = None,
+    ) -> None:
+        self._stores = stores
+        self._values = values
+        self._rows = rows
+        self._clock, self._observer = ports
+        self._settings = settings or PurgeSettings()
+
+    async def run(self, stop: anyio.Event) -> None:
+        """Purge until ``stop``; what is away is tried at the next look."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._repeat)
+            await stop.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _repeat(self) -> None:
+        while True:
+            await self._clock.sleep(self._settings.every_s)
+            try:
+                removed = await self.purge()
+            except UnavailableError as error:
+                log.warning("results.purge_failed", reason=str(error))
+                continue
+            if removed:
+                log.info("results.purged", objects=removed)
+
+    async def purge(self) -> int:
+        """One look; how many objects went."""
+        removed = 0
+        for row in await self._rows.expired(ROWS_AT_ONCE):
+            await self._values.drop(row.object_key)
+            removed += 1
+        self._count("expired", removed)
+        for store in self._stores:
+            removed += await self._purge(store)
+        return removed
+
+    async def _purge(self, store: ResultStore) -> int:
+        owned: dict[str, list[str]] = defaultdict(list)
+        for key in await store.keys("noetl/"):
+            found = _OWNER.search(key)
+            if found is not None and self._is_old(found.group(1)):
+                owned[found.group(1)].append(key)
+        ids = list(owned)
+        removed = 0
+        for start in range(0, len(ids), EXECUTIONS_AT_ONCE):
+            some = ids[start : start + EXECUTIONS_AT_ONCE]
+            over = await self._rows.unneeded(some, self._settings.keep_s)
+            long_over = await self._rows.unneeded(some, self._settings.workflow_keep_s)
+            for execution_id in over:
+                for key in owned[execution_id]:
+                    if await self._goes(store, key, execution_id in long_over):
+                        await store.delete(key)
+                        removed += 1
+        self._count("ended", removed)
+        return removed
+
+    def _is_old(self, execution_id: str) -> bool:
+        """Old enough that a row would be there if the execution ever began."""
+        began = snowflake_unix_ms(int(execution_id)) / 1000
+        return self._clock.now() - began > self._settings.keep_s
+
+    async def _goes(self, store: ResultStore, key: str, long_over: bool) -> bool:
+        opened = await store.open(key)
+        scope = "" if opened is None else opened.info.about.get("scope", "execution")
+        return scope != "permanent" and (long_over or scope != "workflow")
+
+    def _count(self, reason: str, amount: int) -> None:
+        if amount:
+            self._observer.count("noetl_results_purged_total", amount, reason=reason)
