@@ -7,9 +7,12 @@ the entry-point group ``noetl.tools`` add kinds and never replace one (TL-INT-03
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Final, cast
+
+import anyio
 
 from state_builder.records import JSON, ToolFailure
 from tools.contract import Tool, ToolLimits, ToolPorts
@@ -18,6 +21,7 @@ from tools.errors import ToolCallError, configuration
 Factory = Callable[[ToolLimits], Tool]
 
 PLUGIN_GROUP: Final = "noetl.tools"
+_UNBOUNDED: Final[AbstractAsyncContextManager[object]] = nullcontext()
 
 
 BUILT_IN: Final[dict[str, str]] = {
@@ -44,20 +48,19 @@ BUILT_IN: Final[dict[str, str]] = {
 ALIASES: Final = {"snowflake_transfer": "transfer"}
 """Older names of kinds."""
 
-NOT_BUILT: Final = frozenset(
-    (
-        "agent",
-        "gateway",
-        "mcp",
-        "playbook",
-        "provider",
-        "rhai",
-        "script",
-        "secrets",
-        "workbook",
-    )
-)
-"""Kinds of the language that no worker of this build can run."""
+NOT_BUILT: Final[dict[str, str]] = {
+    "agent": "call the framework from a python step, or run a playbook",
+    "gateway": "use http",
+    "mcp": "use http",
+    "playbook": "make it the only tool of its step",
+    "provider": "use http with a credential",
+    "rhai": "use python",
+    "script": "use python with script, or container",
+    "secrets": "give the playbook a keychain entry of kind secrets and read "
+    "{{ keychain.<name>.value }}",
+    "workbook": "name one of the playbook's workbook actions",
+}
+"""Kinds of the language that no worker of this build can run, and what to use."""
 
 
 class Registry:
@@ -67,6 +70,7 @@ class Registry:
         self._limits = limits
         self.ports = ports or ToolPorts()
         self._tools: dict[str, Tool] = {}
+        self._rooms: dict[str, anyio.Semaphore] = {}
         self._plugins = {
             point.name: point
             for point in entry_points(group=PLUGIN_GROUP)
@@ -94,6 +98,16 @@ class Registry:
         """Helpers of a failed call that has none; empty for a kind never built."""
         tool = self._tools.get(kind)
         return {} if tool is None else tool.blank
+
+    def room(self, kind: str) -> AbstractAsyncContextManager[object]:
+        """A place among the calls of a kind that may run at once (TL-LIM-05)."""
+        most = self._limits.concurrency_max.get(kind)
+        if most is None:
+            return _UNBOUNDED
+        room = self._rooms.get(kind)
+        if room is None:
+            room = self._rooms[kind] = anyio.Semaphore(most, fast_acquire=True)
+        return room
 
     def _build(self, kind: str) -> Tool:
         try:
@@ -129,15 +143,10 @@ class Registry:
 
 
 def _absent(kind: str) -> ToolCallError:
-    if kind == "rhai":
-        return configuration("rhai is not available in this build; use python")
-    if kind == "secrets":
-        return configuration(
-            "kind 'secrets' is not available in this build; give the playbook a "
-            "keychain entry of kind secrets and read {{ keychain.<name>.value }}"
-        )
     if kind in NOT_BUILT:
-        return configuration(f"kind '{kind}' is not available in this build")
+        return configuration(
+            f"{kind} is not available in this build; {NOT_BUILT[kind]}"
+        )
     return ToolCallError(
         ToolFailure(kind="not_found", message=f"Tool not found: {kind}")
     )

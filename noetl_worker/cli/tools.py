@@ -12,6 +12,7 @@ from noetl_worker.cli.options import AsJson
 from noetl_worker.cli.screen import line, put_json, show, table
 from state_builder.records import JSON
 from tools.manual import Manual, documented, manual_of
+from tools.registry import NOT_BUILT
 
 Kind = Annotated[str, Parameter(help="Kind of tool, like http.")]
 
@@ -28,6 +29,9 @@ def tools(kind: Kind = "", /, *, json: AsJson = False) -> int:
         rows = table(("kind", "what it does"))
         for name in documented():
             rows.add_row(name, manual_of(name).line)
+        for name, hint in sorted(NOT_BUILT.items()):
+            if name not in documented():
+                rows.add_row(name, f"Not available in this build; {hint}.")
         show(rows)
     return ExitCode.OK
 

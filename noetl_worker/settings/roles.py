@@ -18,6 +18,7 @@ from noetl_worker.settings.variables import (
     Secret,
     env,
 )
+from state_builder.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,6 +412,17 @@ class Tools:
     agent_modules: tuple[str, ...] = env(
         "NOETL_AGENT_ALLOWED_MODULES", (), "modules the agent tool may import"
     )
+
+    @property
+    def concurrency(self) -> dict[str, int]:
+        """Calls at once by kind. Raises SettingsError naming the variable."""
+        found: dict[str, int] = {}
+        for kind, text in self.concurrency_max.items():
+            if not text.isdecimal() or int(text) < 1:
+                name = f"NOETL_TOOL_MAX_CONCURRENCY_{kind}"
+                raise SettingsError(f"{name}={text!r}: not a number above zero")
+            found[kind.lower()] = int(text)
+        return found
 
     @property
     def environment(self) -> dict[str, str]:

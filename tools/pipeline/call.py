@@ -84,8 +84,9 @@ class Caller(Struct, frozen=True, kw_only=True):
         if tool.instant:
             return _ran(await tool.run(config, call))
         result: ToolResult | None = None
-        with anyio.move_on_after(limit):
-            result = await tool.run(config, call)
+        async with self.registry.room(plan.kind):
+            with anyio.move_on_after(limit):
+                result = await tool.run(config, call)
         if result is None:
             kind, code = tool.timeout_as
             text = f"Execution timed out after {limit:g} seconds"
