@@ -37,6 +37,7 @@ class ToolLimits:
         shell_rss_mb_max: address space of each process of a shell command; 0 = none.
         processes_max: processes one call may have at once.
         concurrency_max: by kind, how many calls run at once (TL-LIM-05).
+        mcp_endpoints: ``<SERVER>_ENDPOINT`` and ``URL`` → address (TL-MCP-01).
         wasm_fuel: instructions of one plug-in call.
         container_driver: ``docker``, ``podman``, ``kubernetes``, ``process``; empty =
             what the machine offers.
@@ -74,6 +75,7 @@ class ToolLimits:
     shell_rss_mb_max: int = 0
     processes_max: int = 256
     concurrency_max: Mapping[str, int] = field(default_factory=dict)
+    mcp_endpoints: Mapping[str, str] = field(default_factory=dict)
     wasm_fuel: int = 5_000_000_000
     container_driver: str = ""
     container_namespaces: tuple[str, ...] = ()

@@ -31,6 +31,7 @@ BUILT_IN: Final[dict[str, str]] = {
     "ducklake": "tools.kinds.ducklake:Ducklake",
     "gcs": "tools.kinds.upload:Gcs",
     "http": "tools.kinds.http:Http",
+    "mcp": "tools.kinds.mcp:Mcp",
     "nats": "tools.kinds.nats:Nats",
     "noop": "tools.kinds.noop:Noop",
     "postgres": "tools.kinds.postgres:Postgres",
@@ -51,7 +52,6 @@ ALIASES: Final = {"snowflake_transfer": "transfer"}
 NOT_BUILT: Final[dict[str, str]] = {
     "agent": "call the framework from a python step, or run a playbook",
     "gateway": "use http",
-    "mcp": "use http",
     "playbook": "make it the only tool of its step",
     "provider": "use http with a credential",
     "rhai": "use python",

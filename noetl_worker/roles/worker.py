@@ -39,6 +39,7 @@ def tool_limits(settings: Settings) -> ToolLimits:
         shell_rss_mb_max=tools.shell_rss_mb_max,
         processes_max=tools.processes_max,
         concurrency_max=tools.concurrency,
+        mcp_endpoints=tools.mcp,
         wasm_fuel=tools.wasm_fuel,
         container_driver=tools.container_driver,
         container_namespaces=tools.container_namespaces,

@@ -11,11 +11,11 @@ from noetl_worker.settings.roles import (
     Materializer,
     Owner,
     Server,
-    Tools,
     Wallet,
     Worker,
 )
 from noetl_worker.settings.rooms import Bus, Limits, Logs, Postgres, Process
+from noetl_worker.settings.tools import Tools
 from noetl_worker.settings.variables import Secret, Variable
 
 __all__ = [

@@ -165,7 +165,7 @@ async def cut(writer: asyncio.StreamWriter) -> None:
 async def test_no_answer_is_an_error_that_may_be_tried_again(
     http: Http, server: WebServer
 ) -> None:
-    """TL-HT-07, TL-ERR-02."""
+    """TL-HT-07, TL-ERR-02, TL-SPC-06."""
     server.answers.update(
         {"/cut": cut, "/garbage": b"\x16\x03\x01\x00\x00garbage\r\n\r\n", "/hang": hang}
     )

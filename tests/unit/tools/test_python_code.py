@@ -69,7 +69,7 @@ GIVES: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize("name", GIVES)
 async def test_code_gives(python: Python, limits: ToolLimits, name: str) -> None:
-    """TL-PY-03, TL-PY-04, TL-PY-07 to TL-PY-10, TL-PY-12, TL-RES-06."""
+    """TL-PY-03, TL-PY-04, TL-PY-07, TL-PY-08, TL-PY-09, TL-PY-10, TL-RES-06."""
     code, data = GIVES[name]
     config = python.validate({"code": code, "input": INPUT})
     wanted = python.wants(config)
@@ -121,7 +121,8 @@ ERRORS: dict[str, tuple[dict[str, Any], str, str, bool, str]] = {
 async def test_errors_say_what_to_mend(
     python: Python, limits: ToolLimits, name: str
 ) -> None:
-    """TL-PY-01, 02, 05, 06, 08, 11 to 14, TL-ERR-02, TL-SEC-03, TL-SEC-04, TL-INT-05."""
+    """TL-PY-02, TL-PY-05, TL-PY-06, TL-PY-08, TL-PY-11, TL-PY-12, TL-PY-13, TL-PY-14,
+    TL-ERR-02, TL-SEC-03, TL-SEC-04, TL-INT-05."""
     config, kind, code, retryable, words = ERRORS[name]
     found = await failure(python, limits, **config)
     assert (found.kind, found.code, found.retryable) == (kind, code, retryable)

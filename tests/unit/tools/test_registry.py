@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from noetl_worker.settings.roles import Tools
+from noetl_worker.settings.tools import Tools
 from state_builder.errors import SettingsError
 from state_builder.playbook.toolspec import KINDS
 from tools.contract import ToolLimits
