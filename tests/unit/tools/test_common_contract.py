@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.lifecycle import SystemClock
 from noetl_worker.metrics import PrometheusObserver
+from noetl_worker.results.values import Values
 from noetl_worker.wallet.memory import MemoryWallet
 from state_builder.ports import Command
 from state_builder.records import ToolOutcome, encode_json
@@ -35,7 +37,9 @@ class Bench:
     ) -> ToolOutcome:
         wallet = MemoryWallet({})
         registry = Registry(self.limits)
-        runner = Runner(registry, self.limits, SystemClock(), self.observer, wallet)
+        clock = SystemClock()
+        values = Values(MemoryResults(), clock, self.observer)
+        runner = Runner(registry, self.limits, clock, self.observer, wallet, values)
         context = {
             "tool_config": tool,
             "render_context": {"workload": workload},

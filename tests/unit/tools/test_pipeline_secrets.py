@@ -9,8 +9,10 @@ import anyio
 import pytest
 import structlog
 
+from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.lifecycle import SystemClock
 from noetl_worker.metrics import PrometheusObserver
+from noetl_worker.results.values import Values
 from noetl_worker.wallet.memory import MemoryWallet
 from state_builder.credentials import Asker, Credential, Want
 from state_builder.errors import UpstreamError
@@ -64,9 +66,9 @@ async def run(
 ) -> ToolOutcome:
     Echo.seen.clear()
     limits = ToolLimits(keychain_strict=strict)
-    runner = Runner(
-        Only(limits), limits, SystemClock(), PrometheusObserver(), given or wallet()
-    )
+    clock, observer = SystemClock(), PrometheusObserver()
+    values = Values(MemoryResults(), clock, observer)
+    runner = Runner(Only(limits), limits, clock, observer, given or wallet(), values)
     context = {"tool_config": tool, "render_context": names or {}}
     command = Command(
         execution_id="7",
