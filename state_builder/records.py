@@ -93,6 +93,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pool: str = ""
     cause: str = ""
     child: str = ""
+    task: str = ""
     timer: str = ""
     due: float = 0.0
     code: str = ""
@@ -190,6 +191,7 @@ RESERVED_TYPES: Final[frozenset[str]] = frozenset(TERMINAL_STATUS) | {
     "step.exit",
     "step.skipped",
     "step_failed",
+    "child.started",
     "ctx.updated",
     "timer.set",
     "timer.fired",
@@ -203,6 +205,25 @@ class CallMode(Struct, kw_only=True, omit_defaults=True):
     """How a waiting caller wants its child's end told (PB-603); ``step`` is its own."""
 
     step: str = ""
+    tolerant: bool = False
+    result_step: str = ""
+    task: str = ""
+
+
+class ChildRequest(Struct, kw_only=True, omit_defaults=True):
+    """``child.requested.context``: the playbook a task calls, all rendered (PB-185).
+
+    Attributes:
+        version: 0 is the latest.
+        waits: the task waits for the child's end.
+        tolerant, result_step: as of :class:`CallMode`.
+    """
+
+    path: str = ""
+    catalog_id: str = ""
+    version: int = 0
+    data: Raw = Raw(b"{}")
+    waits: bool = True
     tolerant: bool = False
     result_step: str = ""
 

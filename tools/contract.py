@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec import field as struct_field
 
 from state_builder.ports import Observer
-from state_builder.records import JSON
+from state_builder.records import JSON, ChildRequest, ToolOutcome
 
 METADATA_CIDRS: Final = (
     *("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32"),
@@ -157,6 +157,19 @@ class Values(Protocol):
         """Store JSON; ``{ref, uri, store, bytes, sha256}``. Raises ToolCallError."""
 
 
+class Children(Protocol):
+    """Playbooks that a pipeline calls in its middle (PB-185)."""
+
+    async def call(
+        self, call: CallContext, request: ChildRequest, *, cancel_late: bool
+    ) -> ToolOutcome:
+        """Start a child under ``call.key`` and wait, at most ``call.timeout_s``.
+
+        The same key gives the same child, whoever asks again. ``cancel_late``: a child
+        that takes too long is cancelled. Never raises but on cancellation.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToolPorts:
     """What tools may ask of the platform; None where a worker has it not."""
@@ -165,6 +178,7 @@ class ToolPorts:
     observer: Observer | None = None
     effects: Effects | None = None
     values: Values | None = None
+    children: Children | None = None
 
 
 class CallContext(Struct, frozen=True, kw_only=True):
@@ -232,6 +246,7 @@ class Tool(ABC):
 
     Attributes:
         kind: its name, exact and lower-case (TL-IDX-03).
+        keeps_time: a call ends in time by itself.
         instant: a call never waits, so nothing watches its time.
         clamped: its time never exceeds the worker's limit (TL-LIM-01).
         timeout_as: error kind and code of a call that ran out of time.
@@ -240,6 +255,7 @@ class Tool(ABC):
 
     kind: ClassVar[str]
     instant: ClassVar[bool] = False
+    keeps_time: ClassVar[bool] = False
     clamped: ClassVar[bool] = False
     timeout_as: ClassVar[tuple[str, str]] = ("timeout", "timeout")
     blank: ClassVar[dict[str, JSON]] = {}

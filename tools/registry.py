@@ -34,6 +34,7 @@ BUILT_IN: Final[dict[str, str]] = {
     "mcp": "tools.kinds.mcp:Mcp",
     "nats": "tools.kinds.nats:Nats",
     "noop": "tools.kinds.noop:Noop",
+    "playbook": "tools.kinds.playbook:Playbook",
     "postgres": "tools.kinds.postgres:Postgres",
     "python": "tools.kinds.python:Python",
     "result_fetch": "tools.kinds.artifact:ResultFetch",
@@ -52,7 +53,6 @@ ALIASES: Final = {"snowflake_transfer": "transfer"}
 NOT_BUILT: Final[dict[str, str]] = {
     "agent": "call the framework from a python step, or run a playbook",
     "gateway": "use http",
-    "playbook": "make it the only tool of its step",
     "provider": "use http with a credential",
     "rhai": "use python",
     "script": "use python with script, or container",

@@ -19,7 +19,7 @@ from noetl_worker.daemons.owner import OwnedShard, Owner
 from state_builder.errors import UnavailableError
 from state_builder.ports import Clock, EventLog, Signals
 from state_builder.records import JSON
-from state_builder.state import State
+from state_builder.state import State, asked_key
 from state_builder.waiting import last_decision, waits
 
 log = structlog.get_logger(__name__)
@@ -92,6 +92,9 @@ class Answers:
         kind = question.get("kind")
         if kind == "circumstances":
             return circumstances_of(owned, eid, str(question.get("command_id")))
+        if kind == "child":
+            task = str(question.get("task"))
+            return child_of(owned, eid, str(question.get("command_id")), task)
         if kind == "command":
             return await self._obsolete(owned, eid, str(question.get("command_id")))
         state = owned.index.find(eid)
@@ -137,6 +140,21 @@ class Answers:
         )
         ended = await self._owner.fail_command(owned, command_id, "poison", text)
         return {"obsolete": True} if ended else None
+
+
+def child_of(
+    owned: OwnedShard, eid: str, command_id: str, task: str
+) -> dict[str, JSON]:
+    """What became of a child that a running pipeline asked for (PB-185)."""
+    entry = owned.index.open.get(eid)
+    key = asked_key(command_id, task)
+    asked = None if entry is None else entry.state.asked.get(key)
+    if asked is None:
+        return {"obsolete": True}
+    found: dict[str, JSON] = {"child": asked.child}
+    if asked.answer:
+        found["answer"] = asked.answer.decode()
+    return found
 
 
 def circumstances_of(owned: OwnedShard, eid: str, command_id: str) -> dict[str, JSON]:

@@ -8,6 +8,7 @@ import anyio
 
 from noetl_worker import logs
 from noetl_worker.client import ClientOptions, NoetlClient, RemotePlugins
+from noetl_worker.daemons.children import AskedChildren, ChildrenPorts
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
 from noetl_worker.daemons.references import CommandValues
 from noetl_worker.daemons.registration import Presence, Registration
@@ -85,10 +86,15 @@ async def run(process: Process) -> None:
         registration, wallet = _wallet(process, client, worker_id)
         logs.hide(lambda: wallet.masked)
         values = open_values(process, bus)
+        children = AskedChildren(
+            ChildrenPorts(log=bus.log, signals=bus.signals, clock=process.clock),
+            settings.bus.shard_count,
+        )
         ports = ToolPorts(
             plugins=RemotePlugins(client),
             observer=process.observer,
             values=StepValues(values),
+            children=children,
         )
         runner = Runner(
             Registry(limits, ports),

@@ -214,7 +214,9 @@ def answer_parent(
         failed=failure is not None, data=Raw(encode_json(data)), error=failure
     )
     event = answer_event(draft, genesis.parent_command_id, outcome)
-    event = replace(event, type="call.done", step=genesis.call.step)
+    task = genesis.call.task
+    kind = "child.done" if task else "call.done"
+    event = replace(event, type=kind, step=genesis.call.step, task=task)
     draft.others.append(
         Record(
             execution_id=genesis.parent_execution_id,
@@ -288,9 +290,12 @@ def time_out(draft: Draft, command_id: str) -> None:
 
 def cancel_children(draft: Draft) -> None:
     """Cancelling goes down to the children an execution waits for (PB-610)."""
-    for command in draft.turn.state.commands.values():
-        if command.child:
-            draft.others.append(cancel_record(draft, command.child, "parent ended"))
+    state = draft.turn.state
+    children = [command.child for command in state.commands.values()]
+    children += [asked.child for asked in state.asked.values() if not asked.answer]
+    for child in children:
+        if child:
+            draft.others.append(cancel_record(draft, child, "parent ended"))
 
 
 def cancel_record(draft: Draft, child: str, reason: str) -> Record:

@@ -222,6 +222,24 @@ def _issue(draft: Draft, start: _Start, path: str, child_id: str) -> None:
 
 
 def _genesis(draft: Draft, start: _Start, child: Child, child_id: str) -> Genesis:
+    genesis = child_genesis(draft, child, child_id, start.data)
+    if start.call.wait != "none":
+        genesis.parent_command_id = start.command
+        genesis.call = CallMode(
+            step=start.step.name,
+            tolerant=start.call.wait == "tolerant",
+            result_step=start.call.result_step,
+        )
+    return genesis
+
+
+def child_genesis(
+    draft: Draft, child: Child, child_id: str, data: dict[str, JSON]
+) -> Genesis:
+    """What a child is born with, but for how its end is waited for.
+
+    Raises LimitExceededError and TemplateError.
+    """
     parent = draft.turn.state.genesis
     assert parent is not None and child.playbook is not None
     depth = parent.depth + 1
@@ -232,35 +250,24 @@ def _genesis(draft: Draft, start: _Start, child: Child, child_id: str) -> Genesi
             f"at most {draft.turn.limits.depth_max} levels are allowed",
         )
     env: JSON = decode_json(parent.env) if parent.env else {}
-    workload = effective_workload(
-        child.playbook, start.data, child_id, draft.turn.at, env
-    )
-    waits = start.call.wait != "none"
+    workload = effective_workload(child.playbook, data, child_id, draft.turn.at, env)
     genesis = Genesis(
         catalog_id=child.catalog_id,
         path=child.path,
         version=child.version,
         pool=child.playbook.pool or parent.pool,
         parent_execution_id=draft.turn.state.execution_id,
-        parent_command_id=start.command if waits else "",
         depth=depth,
-        call=CallMode(
-            step=start.step.name,
-            tolerant=start.call.wait == "tolerant",
-            result_step=start.call.result_step,
-        )
-        if waits
-        else None,
         trace=parent.trace,
         env=parent.env,
     )
-    for name, value in (("workload", workload), ("payload", start.data)):
-        data = encode_json(value)
-        if len(data) <= draft.turn.limits.context_bytes_max // 2:
-            setattr(genesis, name, Raw(data))
+    for name, value in (("workload", workload), ("payload", data)):
+        encoded = encode_json(value)
+        if len(encoded) <= draft.turn.limits.context_bytes_max // 2:
+            setattr(genesis, name, Raw(encoded))
         else:
-            locator = data_locator(f"{name}s", child_id, name, data)
-            kept = draft.turn.bulk.keep(locator, data)
+            locator = data_locator(f"{name}s", child_id, name, encoded)
+            kept = draft.turn.bulk.keep(locator, encoded)
             setattr(genesis, f"{name}_ref", Raw(encode_json(kept)))
     return genesis
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from state_builder.drive.answers import settle_answers
 from state_builder.drive.bulk import FetchNeed, LackingError
+from state_builder.drive.asks import start_asked
 from state_builder.drive.calls import start_children
 from state_builder.drive.commands import issue_all
 from state_builder.drive.completion import consume_all
@@ -59,6 +60,7 @@ def _decide(turn: Turn) -> Draft:
         enter_all(draft)
         skip_unreachable(draft)
         _supply(draft)
+    start_asked(draft)
     if not draft.needs:
         end_if_done(draft)
         if draft.state.final_entered and not draft.terminal:

@@ -32,6 +32,8 @@ _RANKS: Final[dict[str, int]] = {
     "command.completed": 6,
     "command.failed": 6,
     "timer.set": 7,
+    "child.started": 7,
+    "child.done": 8,
 }
 """Order of the state events of one decision (PB-505)."""
 
@@ -254,6 +256,8 @@ class Draft:
         self.state.answered = dict(base.answered)
         self.state.repeats = _Layer(base.repeats)
         self.state.ripe = dict(base.ripe)
+        self.state.asked = _Layer(base.asked)
+        self.state.wanting = dict(base.wanting)
         self._owns_ctx = False
         self.events: list[tuple[int, Event]] = []
         self.commands: list[Issued] = []

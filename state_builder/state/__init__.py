@@ -11,12 +11,14 @@ from state_builder.state.fold import (
     REPEAT_TIMER,
     TIMEOUT_TIMER,
     apply,
+    asked_key,
     fold,
     own_payloads,
 )
 from state_builder.state.loops import aggregate, parse_cursor_iteration
 from state_builder.state.model import (
     STATE_VERSION,
+    Asked,
     CursorRun,
     Delivered,
     Entered,
@@ -39,6 +41,7 @@ __all__ = [
     "REPEAT_TIMER",
     "STATE_VERSION",
     "TIMEOUT_TIMER",
+    "Asked",
     "CursorRun",
     "Delivered",
     "Entered",
@@ -56,6 +59,7 @@ __all__ = [
     "Updated",
     "aggregate",
     "apply",
+    "asked_key",
     "encode_failure",
     "fold",
     "own_payloads",

@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec import Raw, Struct
 from msgspec.json import Decoder
+from msgspec.structs import replace
 
 from state_builder.chain import link
 from state_builder.policy import assign
@@ -25,6 +26,7 @@ from state_builder.records import (
 )
 from state_builder.state.loops import aggregate, count, issue_iteration
 from state_builder.state.model import (
+    Asked,
     Entered,
     Exited,
     LoopRun,
@@ -118,6 +120,8 @@ def _end(state: State, event: Event, event_id: int) -> bool:
     state.live.clear()
     state.commands.clear()
     state.answered.clear()
+    state.asked.clear()
+    state.wanting.clear()
     state.repeats.clear()
     state.ripe.clear()
     state.timers.clear()
@@ -354,6 +358,9 @@ def _close(state: State, command_id: str, command: OpenCommand) -> None:
     if not command.parked:
         state.tasks_open -= 1
     state.answered.pop(command_id, None)
+    for key in command.asked:
+        del state.asked[key]
+        state.wanting.pop(key, None)
     _disarm(state, f"{TIMEOUT_TIMER}{command_id}")
 
 
@@ -369,6 +376,46 @@ def _finish(
         run.outcome = outcome
         return True
     count(run.loop, command.iteration, outcome)
+    return True
+
+
+def asked_key(command_id: str, task: str) -> str:
+    """The key of a child that a pipeline asked for."""
+    return f"{command_id}#{task}"
+
+
+def _ask(state: State, event: Event, event_id: int) -> bool:
+    command = state.commands.get(event.command_id)
+    key = asked_key(event.command_id, event.task)
+    if command is None or key in state.asked:
+        return False
+    state.asked[key] = Asked(
+        command_id=event.command_id,
+        step=command.step,
+        task=event.task,
+        request=bytes(event.context),
+    )
+    state.wanting[key] = None
+    command.asked.append(key)
+    return True
+
+
+def _start_asked(state: State, event: Event, event_id: int) -> bool:
+    key = asked_key(event.command_id, event.task)
+    found = state.asked.get(key)
+    if found is None:
+        return False
+    state.asked[key] = replace(found, child=event.child)
+    state.wanting.pop(key, None)
+    return True
+
+
+def _answer_asked(state: State, event: Event, event_id: int) -> bool:
+    key = asked_key(event.command_id, event.task)
+    found = state.asked.get(key)
+    if found is None or found.answer:
+        return False
+    state.asked[key] = replace(found, answer=bytes(event.result))
     return True
 
 
@@ -418,6 +465,9 @@ _HANDLERS: Final[dict[str, Handler]] = {
     "call.error": _called,
     "command.completed": _completed,
     "command.failed": _failed,
+    "child.requested": _ask,
+    "child.started": _start_asked,
+    "child.done": _answer_asked,
     "timer.set": _set_timer,
     "timer.fired": _fired,
     "playbook.cancel_requested": _requested,

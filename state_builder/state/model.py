@@ -60,6 +60,7 @@ class OpenCommand(Struct, kw_only=True, omit_defaults=True):
         child: execution id of the child it waits for.
         path: the playbook a call names.
         judged: the answer of a call is looked at by the owner before it counts.
+        asked: keys of the children its pipeline asked for.
     """
 
     step: str
@@ -78,6 +79,25 @@ class OpenCommand(Struct, kw_only=True, omit_defaults=True):
     child: str = ""
     path: str = ""
     judged: bool = False
+    asked: list[str] = field(default_factory=list)
+
+
+class Asked(Struct, kw_only=True, omit_defaults=True):
+    """A child that a running pipeline asked for (PB-185).
+
+    Attributes:
+        request: raw :class:`state_builder.records.ChildRequest`.
+        task: the pipeline's own name for it.
+        child: its execution, once started.
+        answer: the result envelope, once there is one.
+    """
+
+    command_id: str
+    step: str
+    task: str
+    request: bytes
+    child: str = ""
+    answer: bytes = b""
 
 
 class Repeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -220,6 +240,8 @@ class State(Struct, kw_only=True, omit_defaults=True):
         entries: step entries so far (limit of PB-541).
         answered: calls whose answer waits for the owner's judgement, by command id.
         repeats: attempts to come, by command id; ``ripe`` those whose time has come.
+        asked: children of running pipelines, by command and task; ``wanting`` those
+            that are not started yet.
         timers: name → due time, Unix seconds.
         due: the same as a heap of (due time, name), the first one always valid.
         tasks_open: open commands a worker runs (parked ones not counted).
@@ -242,6 +264,8 @@ class State(Struct, kw_only=True, omit_defaults=True):
     answered: dict[str, None] = field(default_factory=dict)
     repeats: dict[str, Repeat] = field(default_factory=dict)
     ripe: dict[str, None] = field(default_factory=dict)
+    asked: dict[str, Asked] = field(default_factory=dict)
+    wanting: dict[str, None] = field(default_factory=dict)
     timers: dict[str, float] = field(default_factory=dict)
     due: list[tuple[float, str]] = field(default_factory=list)
     request: Request | None = None

@@ -81,7 +81,7 @@ class Caller(Struct, frozen=True, kw_only=True):
         if "variables" in tool.wants(config):
             await job.fetch_named(str(config.get("code", "")))
         call = self._context(plan, tool, config, job, attempt, limit)
-        if tool.instant:
+        if tool.instant or tool.keeps_time:
             return _ran(await tool.run(config, call))
         result: ToolResult | None = None
         async with self.registry.room(plan.kind):
@@ -177,7 +177,9 @@ def _rendered_into(
         for key, value in inputs.items()
     }
     scope.inputs = rendered
-    entries = {**iteration_input(scope), **rendered}
+    # A child gets what its author gives, not what the iteration adds (PB-602).
+    added = {} if plan.kind == "playbook" else iteration_input(scope)
+    entries = {**added, **rendered}
     if entries:
         config["input"] = entries
     for text in plan.texts:
