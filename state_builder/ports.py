@@ -167,6 +167,9 @@ class Delivery(Protocol):
     def in_progress(self) -> None:
         """Still at it: start the ack deadline anew."""
 
+    def step_aside(self) -> None:
+        """Unfinished, but its slot may serve another one from now on."""
+
     def term(self) -> None:
         """Can never be done; do not deliver it again."""
 
@@ -198,7 +201,8 @@ class CommandQueue(Protocol):
     def pull(self, pools: Sequence[str], slots: int) -> AsyncIterator[list[Delivery]]:
         """Commands of these pools, at most ``slots`` unfinished at once.
 
-        A delivery is finished by ack, nak or term; that frees its slot. Consumers are
+        A delivery is finished by ack, nak or term; that, or stepping aside,
+        frees its slot. Consumers are
         created when missing. Close the iterator to stop pulling; what was handed out
         may still be finished.
         """

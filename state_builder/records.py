@@ -192,6 +192,7 @@ RESERVED_TYPES: Final[frozenset[str]] = frozenset(TERMINAL_STATUS) | {
     "step.skipped",
     "step_failed",
     "child.started",
+    "call.settled",
     "ctx.updated",
     "timer.set",
     "timer.fired",

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Raw
 from msgspec.json import decode as decode_json
 
+from noetl_worker.rehearsal.passes import messages_of
 from noetl_worker.rehearsal.trace import trace_line
 from noetl_worker.rehearsal.world import EXECUTION as EXECUTION
 from noetl_worker.rehearsal.world import World as InMemory
@@ -73,6 +74,9 @@ class World(InMemory):
             eid = entry.state.execution_id
             told = encode_json(decision)
             self.decided.append((self.index.position, eid, self.now, told))
+            # An owner counts what it sends, so that its own read-back is no news.
+            if not decision.needs:
+                entry.unread = len(messages_of(eid, decision))
         entry.due = decision is not None and decision.partial
         return decision
 

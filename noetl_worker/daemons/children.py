@@ -7,6 +7,7 @@ and one that runs the pipeline again get the same child (PB-185). Implements
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from msgspec import Raw
@@ -46,11 +47,17 @@ class ChildrenPorts:
 
 
 class AskedChildren:
-    """Children by the log and the owner of their parent's shard."""
+    """Children by the log and the owner of their parent's shard.
+
+    Attributes:
+        on_wait: told of every command that begins to wait, so that it need not hold
+            what its own child may want.
+    """
 
     def __init__(self, ports: ChildrenPorts, shard_count: int) -> None:
         self._ports = ports
         self._shard_count = shard_count
+        self.on_wait: Callable[[str], None] = _no_slot
 
     async def call(
         self, call: CallContext, request: ChildRequest, *, cancel_late: bool
@@ -68,6 +75,8 @@ class AskedChildren:
             "sequence": appended,
         }
         child, wait_s = "", ASK_FIRST_S
+        if request.waits:
+            self.on_wait(call.command_id)
         while (left := deadline - clock.monotonic()) > 0:
             timeout_s = min(ASK_TIMEOUT_S, left)
             found = await self._ports.signals.ask(shard, question, timeout_s) or {}
@@ -97,6 +106,10 @@ class AskedChildren:
         key = f"{call.key}:{event.type}"
         log = self._ports.log
         return (await log.append(shard, [record], message_id=key)).sequence
+
+
+def _no_slot(command_id: str) -> None:
+    """Nobody to tell."""
 
 
 def _wish(call: CallContext, request: ChildRequest) -> Event:

@@ -48,6 +48,9 @@ WATCH_S = 0.1
 
 CANCELLED_KEPT_S = 3600.0
 
+ASIDE_MAX = 1_000
+"""Commands that may wait for children without a slot; further ones keep theirs."""
+
 _CANCELLED = ToolOutcome(
     failed=True,
     error=ToolFailure(kind="cancelled", message="the execution was cancelled"),
@@ -127,6 +130,7 @@ class Executor:
         self._ports = ports
         self._settings = settings
         self._running: dict[str, Running] = {}
+        self._aside: set[str] = set()
         self._cancelled: dict[str, float] = {}
         self._view_start = 0
         self._idle = anyio.Event()
@@ -200,8 +204,16 @@ class Executor:
                     await self._finish(running, announce=True)
         finally:
             del self._running[running.issued.command_id]
+            self._aside.discard(running.issued.command_id)
             if not self._running:
                 self._idle.set()
+
+    def step_aside(self, command_id: str) -> None:
+        """The command waits for a child: its slot may serve that child (PB-185)."""
+        running = self._running.get(command_id)
+        if running is not None and len(self._aside) < ASIDE_MAX:
+            self._aside.add(command_id)
+            running.delivery.step_aside()
 
     def _doubtful(self, running: Running) -> bool:
         """May somebody else have run it, or is its execution over (RT-NATS-44)?"""

@@ -492,6 +492,9 @@ class Owner:
                     self._push_timer(now + TIMER_AGAIN_S, execution_id, owned)
                 else:
                     self.drive(owned, entry)
+                    # By a rounded clock it may not have fired yet: arm it again.
+                    entry.armed = 0.0
+                    self._arm(owned, entry)
             if self._timers:
                 with anyio.move_on_after(max(0.0, self._timers[0][0] - now)):
                     await self._timers_changed.wait()

@@ -122,6 +122,7 @@ async def run(process: Process) -> None:
                 drain_s=settings.process.grace_s,
             ),
         )
+        children.on_wait = executor.step_aside
         process.readiness.watch(
             "pull", lambda: "" if executor.pulling else "not pulling"
         )

@@ -59,6 +59,17 @@ def settle_answers(draft: Draft) -> None:
         answer = command.outcome
         value = view(answer, draft.turn.bulk).value
         run = Run(data=value, form=answer.form, error=answer.error)
+        # Tells the pass from a report of the same events: the owner's passes begin
+        # with what only owners write.
+        draft.write(
+            Event(
+                type="call.settled",
+                at=draft.turn.at,
+                step=command.step,
+                command_id=command_id,
+                status="SETTLED",
+            )
+        )
         settle(draft, command_id, run, rank=0)
         if draft.full:
             return
@@ -76,7 +87,8 @@ def settle(
     command = draft.state.commands.get(command_id)
     assert command is not None
     verdict, run, updates = _judged(draft, command, run)
-    draft.unsettled = draft.unsettled or rank > 0
+    # What follows from it comes with the next pass, which sees it in the state.
+    draft.unsettled = True
     if verdict.do == "retry":
         _repeat(draft, command_id, command, run, draft.turn.now + verdict.wait_s)
         return

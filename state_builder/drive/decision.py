@@ -24,6 +24,7 @@ _DRAFT_IDS: Final = 1 << 62
 
 _RANKS: Final[dict[str, int]] = {
     "timer.fired": 0,
+    "call.settled": 0,
     "step.exit": 1,
     "ctx.updated": 2,
     "step.skipped": 3,
@@ -224,7 +225,7 @@ class Draft:
     Attributes:
         candidates: steps that may have become unreachable.
         floor: no event written from now on stands before this rank.
-        unsettled: an outcome was written after outcomes were consumed.
+        unsettled: an outcome was written, and nothing yet what follows from it.
     """
 
     __slots__ = (

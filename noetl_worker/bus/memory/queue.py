@@ -61,6 +61,10 @@ class MemoryDelivery:
             self.deadline = self._puller.next_deadline()
             consumer.postpone(self.sequence, self._puller.ack_wait_s)
 
+    def step_aside(self) -> None:
+        """See the port."""
+        self._puller.release(self)
+
     def supersede(self) -> None:
         """Another delivery of the same message takes this one's place and slot."""
         self._finished = True

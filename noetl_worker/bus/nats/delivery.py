@@ -77,6 +77,10 @@ class NatsDelivery:
         if not self._finished and self._puller.say(self, self._reply, PROGRESS):
             self.deadline = self._puller.next_deadline()
 
+    def step_aside(self) -> None:
+        """See the port."""
+        self._puller.release(self)
+
     def supersede(self) -> None:
         """Another delivery of the same message takes this one's place and slot."""
         self._finished = True
