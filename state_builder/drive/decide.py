@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from state_builder.drive.answers import settle_answers
-from state_builder.drive.bulk import FetchNeed, LackingError
 from state_builder.drive.asks import start_asked
+from state_builder.drive.bulk import FetchNeed, LackingError
 from state_builder.drive.calls import start_children
 from state_builder.drive.commands import issue_all
 from state_builder.drive.completion import consume_all

@@ -20,9 +20,6 @@ from state_builder.state.model import (
     STATE_VERSION,
     Asked,
     CursorRun,
-    Delivered,
-    Entered,
-    Exited,
     Frame,
     LoopRun,
     OpenCommand,
@@ -33,9 +30,9 @@ from state_builder.state.model import (
     State,
     StepState,
     Token,
-    Updated,
 )
 from state_builder.state.outcomes import encode_failure
+from state_builder.state.payloads import Delivered, Entered, Exited, Updated
 
 __all__ = [
     "REPEAT_TIMER",

@@ -27,8 +27,6 @@ from state_builder.records import (
 from state_builder.state.loops import aggregate, count, issue_iteration
 from state_builder.state.model import (
     Asked,
-    Entered,
-    Exited,
     LoopRun,
     OpenCommand,
     Outcome,
@@ -38,9 +36,9 @@ from state_builder.state.model import (
     State,
     StepState,
     Token,
-    Updated,
 )
 from state_builder.state.outcomes import failure_of, outcome_of
+from state_builder.state.payloads import Entered, Exited, Updated
 from state_builder.values import Part
 
 Handler = Callable[[State, Event, int], bool]

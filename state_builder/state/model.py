@@ -6,10 +6,10 @@ A snapshot is the encoding of these structs; nothing else is kept anywhere.
 
 from __future__ import annotations
 
-from msgspec import Raw, Struct, field
+from msgspec import Struct, field
 
 from state_builder.chain import ChainHead
-from state_builder.records import JSON, NOTHING, Genesis, ToolFailure
+from state_builder.records import JSON, Genesis, ToolFailure
 from state_builder.values import Part
 
 STATE_VERSION = 2
@@ -284,58 +284,3 @@ class State(Struct, kw_only=True, omit_defaults=True):
         if found is None:
             found = self.steps[name] = StepState()
         return found
-
-
-class Entered(Struct, omit_defaults=True):
-    """``step.enter.context``; a loop's collection is fixed here (PB-223)."""
-
-    iterations_expected: int | None = None
-    iterator_var: str = ""
-    cursor_loop: bool = field(default=False, name="__cursor_loop")
-    items: list[JSON] | None = None
-    window: int = 0
-    cursor: CursorRun | None = None
-    final: bool = False
-    items_ref: Raw = NOTHING
-
-
-class Delivered(Struct, omit_defaults=True):
-    """One token in ``step.exit``/``step.skipped`` contexts."""
-
-    step: str
-    args: dict[str, JSON] = field(default_factory=dict)
-    set: dict[str, JSON] = field(default_factory=dict)
-
-
-class Exited(Struct, omit_defaults=True):
-    """``context`` of ``step.exit`` and ``step.skipped``.
-
-    Attributes:
-        arcs: the tokens delivered.
-        event_name: what the targets see as ``event.name``.
-        handled: an error-aware arc took care of the failure (PB-563).
-        over: PB-046, of the tokens delivered by stepping over.
-        bare: PB-645.
-        failure: why a step failed that had no command of its own to say it.
-        unmatched: no arc was taken although there are some (PB-320).
-        result: a loop's result where it is stored outside the log (TL-OS-06).
-    """
-
-    reason: str = ""
-    arcs: list[Delivered] = field(default_factory=list)
-    event_name: str = ""
-    handled: bool = False
-    over: tuple[str, ...] = ()
-    bare: bool = False
-    failure: ToolFailure | None = None
-    cursor_drained: bool = field(default=False, name="__cursor_drained")
-    unmatched: bool = False
-    result: Part | None = None
-
-
-class Updated(Struct, omit_defaults=True):
-    """``ctx.updated.context``: values by variable path, of one completion."""
-
-    values: dict[str, JSON]
-    step: str = ""
-    gen: str = ""

@@ -33,7 +33,7 @@ def cases(name: str) -> list[object]:
 def test_error_of_the_document(
     rule_id: str, path: str, line: int, message: str, text: str
 ) -> None:
-    """PB-700, PB-701: one finding with id, path, line and contractual message."""
+    """PB-700, PB-701, PB-064: one finding with id, path, line and contractual message."""
     result = parse(text)
     found = only(result.errors)
     assert (found.id, found.path, found.line) == (rule_id, path, line)
@@ -47,7 +47,7 @@ def test_error_of_the_document(
 def test_error_of_a_step(
     rule_id: str, path: str, line: int, message: str, body: str
 ) -> None:
-    """PB-700, PB-701: one finding with id, path, line and contractual message."""
+    """PB-700, PB-701, PB-064: one finding with id, path, line and contractual message."""
     found = only(parse(start(body)).errors)
     assert found.message == message
     assert found.id == rule_id
