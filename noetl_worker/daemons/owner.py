@@ -487,14 +487,11 @@ class Owner:
                 entry = owned.index.open.get(execution_id)
                 if entry is None or owned.lost:
                     continue
-                if entry.unread:
-                    # Its last pass is still on the way: look again right after.
-                    self._push_timer(now + TIMER_AGAIN_S, execution_id, owned)
-                else:
+                if not entry.unread:
                     self.drive(owned, entry)
-                    # By a rounded clock it may not have fired yet: arm it again.
-                    entry.armed = 0.0
-                    self._arm(owned, entry)
+                # Its last pass is still on the way, or the clock was rounded.
+                if entry.state.due and entry.state.due[0][0] <= now:
+                    self._push_timer(now + TIMER_AGAIN_S, execution_id, owned)
             if self._timers:
                 with anyio.move_on_after(max(0.0, self._timers[0][0] - now)):
                     await self._timers_changed.wait()

@@ -7,6 +7,7 @@ from socket import gethostname
 import anyio
 
 from noetl_worker import logs
+from noetl_worker.bus.nats import NatsBus
 from noetl_worker.client import ClientOptions, NoetlClient, RemotePlugins
 from noetl_worker.daemons.children import AskedChildren, ChildrenPorts
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
@@ -74,22 +75,13 @@ async def run(process: Process) -> None:
     ids = SnowflakeIds(machine_number(settings.process.machine_id), process.clock.now)
     worker_id = worker.worker_id or f"{gethostname()}-{ids.mint()}"
     limits = tool_limits(settings)
-    options = ClientOptions(
-        url=settings.process.server_url,
-        token=settings.process.internal_token.reveal(),
-        cert=worker.tls_client_cert,
-        key=worker.tls_client_key,
-        ca=worker.tls_ca,
-    )
+    options = _client_options(settings)
     async with open_bus(process) as bus, NoetlClient(options) as client:
         await bus.ensure_log(create=False)
         registration, wallet = _wallet(process, client, worker_id)
         logs.hide(lambda: wallet.masked)
         values = open_values(process, bus)
-        children = AskedChildren(
-            ChildrenPorts(log=bus.log, signals=bus.signals, clock=process.clock),
-            settings.bus.shard_count,
-        )
+        children = _children(process, bus)
         ports = ToolPorts(
             plugins=RemotePlugins(client),
             observer=process.observer,
@@ -132,6 +124,24 @@ async def run(process: Process) -> None:
         finally:
             with anyio.CancelScope(shield=True):
                 await runner.close()
+
+
+def _client_options(settings: Settings) -> ClientOptions:
+    """How a worker reaches its server."""
+    worker = settings.worker
+    return ClientOptions(
+        url=settings.process.server_url,
+        token=settings.process.internal_token.reveal(),
+        cert=worker.tls_client_cert,
+        key=worker.tls_client_key,
+        ca=worker.tls_ca,
+    )
+
+
+def _children(process: Process, bus: NatsBus) -> AskedChildren:
+    """Playbooks that pipelines call (PB-185)."""
+    ports = ChildrenPorts(log=bus.log, signals=bus.signals, clock=process.clock)
+    return AskedChildren(ports, process.settings.bus.shard_count)
 
 
 def _wallet(
