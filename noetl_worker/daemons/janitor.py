@@ -26,9 +26,6 @@ log = structlog.get_logger(__name__)
 FILLING_AT = 0.7
 """Share of the log's room above which it is an alert and age keeps nothing."""
 
-TRIM_MESSAGES_MIN = 100
-"""Less is not worth a purge."""
-
 ALL_SHARDS = "all"
 """Name of the materializer's group that holds every shard; others list theirs."""
 
@@ -40,10 +37,12 @@ class JanitorSettings:
     Attributes:
         look_s: time between two looks.
         retention_s: least time a message stays while there is room.
+        trim_messages_min: less is not worth a purge.
     """
 
     look_s: float = 30.0
     retention_s: float = 86_400.0
+    trim_messages_min: int = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,8 @@ class Janitor:
             log.warning(
                 "log.filling", used=round(used, 3), kept_by=name, floor=floor, **floors
             )
-        if floor - info.first_sequence < TRIM_MESSAGES_MIN and used < FILLING_AT:
+        little = floor - info.first_sequence < self._settings.trim_messages_min
+        if little and used < FILLING_AT:
             return 0
         went = await self._ports.log.trim(floor)
         if went:

@@ -22,11 +22,6 @@ from state_builder.records import timestamp
 
 log = structlog.get_logger(__name__)
 
-IDLE_SNAPSHOT_MESSAGES = 500
-"""A shard nothing happens in is written down again after so much in the others."""
-
-RENEW_LOOK_S = 10.0
-RENEW_AFTER_MESSAGES = 10_000
 RENEW_AFTER_SHARE = 0.05
 """Leases of a log that is shorter, and smaller than this share of its room, stay."""
 
@@ -42,6 +37,10 @@ class OwnershipSettings:
         pinned: shards to own whatever the members say; None for all by membership.
         beat_s: how often to say we live and to look who does.
         snapshot_every_events, snapshot_every_s: RT-IDX-4.
+        idle_snapshot_messages: a shard nothing happens in is written down again after
+            so much in the others.
+        renew_look_s: how often to look whether leases are old.
+        renew_after_messages: leases of a log that is shorter stay.
     """
 
     member: str
@@ -50,6 +49,9 @@ class OwnershipSettings:
     beat_s: float = 1.0
     snapshot_every_events: int = 5000
     snapshot_every_s: float = 30.0
+    idle_snapshot_messages: int = 500
+    renew_look_s: float = 10.0
+    renew_after_messages: int = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +202,7 @@ class Ownership:
                 continue
             many = owned.since_snapshot >= settings.snapshot_every_events
             old = now - self._snapshot_at[shard] >= settings.snapshot_every_s
-            behind = owned.covered - owned.written >= IDLE_SNAPSHOT_MESSAGES
+            behind = owned.covered - owned.written >= settings.idle_snapshot_messages
             if many or (old and (owned.since_snapshot or behind)):
                 await self._snapshot(owned)
 
@@ -218,7 +220,8 @@ class Ownership:
         older is missing, so the shard's next snapshot covers that much.
         """
         now = self._ports.clock.monotonic()
-        if now - self._looked_at < RENEW_LOOK_S:
+        settings = self._settings
+        if now - self._looked_at < settings.renew_look_s:
             return
         self._looked_at = now
         info = await self._ports.log.info()
@@ -226,10 +229,11 @@ class Ownership:
             if owned.index.generation != info.generation:
                 self._owner.lose(owned, "the log is in another life")
         middle = (info.first_sequence + info.last_sequence) // 2
-        long = info.last_sequence - info.first_sequence >= RENEW_AFTER_MESSAGES
+        length = info.last_sequence - info.first_sequence
+        long = length >= settings.renew_after_messages
         if not long and info.bytes < info.bytes_max * RENEW_AFTER_SHARE:
             return
-        for owned in self.shards.values():
+        for owned in list(self.shards.values()):
             if owned.ready and not owned.lost and owned.epoch < middle:
                 await self.renew(owned)
 
@@ -266,11 +270,19 @@ class Ownership:
     async def leave(self) -> None:
         """Hand over: stop deciding, settle what is sent, snapshot, go (RT-OWN-2)."""
         self._leaving = True
-        await self._ports.members.leave(self._settings.member)
-        for owned in self.shards.values():
-            while owned.in_flight and not owned.lost:
-                await self._ports.clock.sleep(SETTLE_LOOK_S)
-            if owned.ready and not owned.lost and owned.covered > owned.written:
-                await self._snapshot(owned)
-            owned.lost = True
+        try:
+            await self._ports.members.leave(self._settings.member)
+            for owned in self.shards.values():
+                await self._leave_shard(owned)
+        except UnavailableError as error:
+            # Nothing is owed to a broker that is away: whoever takes the shards next
+            # reads a little more of the log.
+            log.warning("shards.left_behind", reason=str(error))
         log.info("shards.left", shards=sorted(self.shards))
+
+    async def _leave_shard(self, owned: OwnedShard) -> None:
+        while owned.in_flight and not owned.lost:
+            await self._ports.clock.sleep(SETTLE_LOOK_S)
+        if owned.ready and not owned.lost and owned.covered > owned.written:
+            await self._snapshot(owned)
+        owned.lost = True

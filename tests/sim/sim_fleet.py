@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import anyio
@@ -26,6 +26,7 @@ from noetl_worker.bus.topology import SNAPSHOT_BUCKET, BusSettings
 from noetl_worker.daemons.answers import AnswerPorts, Answers
 from noetl_worker.daemons.backstop import Backstop, BackstopPorts, BackstopSettings
 from noetl_worker.daemons.executor import Executor, ExecutorPorts, ExecutorSettings
+from noetl_worker.daemons.janitor import Janitor, JanitorPorts, JanitorSettings
 from noetl_worker.daemons.owner import Owner, OwnerPorts
 from noetl_worker.daemons.ownership import (
     Ownership,
@@ -37,7 +38,7 @@ from noetl_worker.daemons.references import CommandValues
 from noetl_worker.results.values import Values
 from state_builder.drive import DriveLimits
 from state_builder.ids import shard_of
-from state_builder.ports import CatalogEntry, Command
+from state_builder.ports import CatalogEntry, Command, LogMessage
 from state_builder.records import (
     TERMINAL_STATUS,
     Event,
@@ -184,6 +185,10 @@ async def system(process: Process) -> None:
                 member=process.identity,
                 shard_count=SHARDS,
                 snapshot_every_events=fleet.chance.choice([3, 20, 5000]),
+                snapshot_every_s=5.0,
+                idle_snapshot_messages=5,
+                renew_look_s=3.0,
+                renew_after_messages=20,
             ),
             lambda owned: tasks.start_soon(answers.open, owned),
         )
@@ -221,7 +226,7 @@ async def worker(process: Process) -> None:
 
 
 async def materializer(process: Process) -> None:
-    """The materializer on tables in memory."""
+    """The materializer on tables in memory, and a janitor that keeps nothing long."""
     fleet = process.fleet
 
     async def settle() -> None:
@@ -235,7 +240,20 @@ async def materializer(process: Process) -> None:
         settle=settle,
     )
     settings = MaterializerSettings(batch_max=fleet.chance.choice([1, 7, 200]))
-    await Materializer(ports, settings).run(anyio.Event())
+    janitor = Janitor(
+        JanitorPorts(
+            log=process.bus.log,
+            snapshots=process.bus.blobs(SNAPSHOT_BUCKET),
+            alone=nullcontext,
+            positions=ports.rows.durable_positions,
+            clock=fleet.clock,
+            observer=fleet.observer,
+        ),
+        JanitorSettings(look_s=2.0, retention_s=0.0, trim_messages_min=1),
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(janitor.run, anyio.Event())
+        tasks.start_soon(Materializer(ports, settings).run, anyio.Event())
 
 
 class SimFleet:
@@ -247,6 +265,8 @@ class SimFleet:
         self.observer = Counting()
         self.broker = MemoryBroker(self.clock, SETTINGS)
         self.broker.create(SETTINGS)
+        self.history: list[LogMessage] = []
+        self.broker.on_change(self._remember)
         self.database = MemoryDatabase(self.clock)
         self.results = MemoryResults()
         self.catalog = Catalog(documents)
@@ -261,6 +281,11 @@ class SimFleet:
             Process(self, "worker-b", worker),
             Process(self, "materializer", materializer),
         ]
+
+    def _remember(self) -> None:
+        """Keep what is stored: the janitor drops it from the log."""
+        for stored in self.broker.after(len(self.history)):
+            self.history.append(stored.message)
 
     def boot(self, tasks: TaskGroup) -> None:
         """Start every process."""
@@ -320,8 +345,7 @@ class SimFleet:
     def story(self, execution_id: str) -> str:
         """What the log says of an execution, a line for each event."""
         lines = [""]
-        for stored in self.broker.after(0):
-            message = stored.message
+        for message in self.history:
             if message.kind == "lease":
                 continue
             for record in decode_append(message.data).records:

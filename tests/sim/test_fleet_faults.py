@@ -171,10 +171,10 @@ def check_log(fleet: SimFleet) -> None:
     terminals: Counter[str] = Counter()
     issued: Counter[str] = Counter()
     first: dict[str, str] = {}
-    for stored in fleet.broker.after(0):
-        if stored.message.kind == "lease":
+    for message in fleet.history:
+        if message.kind == "lease":
             continue
-        for record in decode_append(stored.message.data).records:
+        for record in decode_append(message.data).records:
             for event in record.events:
                 first.setdefault(record.execution_id, event.type)
                 terminals[record.execution_id] += event.type in TERMINAL_STATUS
@@ -184,13 +184,14 @@ def check_log(fleet: SimFleet) -> None:
     assert set(terminals.values()) == {1}, terminals
     assert set(issued.values()) == {1}, "a command was issued twice"
     assert fleet.observer.counts.get("noetl_commands_lost_total", 0) == 0
+    assert fleet.observer.counts.get("noetl_log_trimmed_messages_total", 0) > 0
 
 
 def check_rows(fleet: SimFleet) -> None:
     """The tables hold the log, every event once, and every chain whole (§3.5)."""
     logged: dict[int, list[int]] = {}
-    for stored in fleet.broker.after(0):
-        message, index = stored.message, 0
+    for message in fleet.history:
+        index = 0
         if message.kind == "lease":
             continue
         for record in decode_append(message.data).records:
