@@ -27,6 +27,7 @@ from bench import workloads
 from bench.core import core
 from bench.fleet import Fleet
 from bench.report import show
+from bench.results_store import results as put_and_get
 from bench.transfer import transfer
 from bench.worker import worker
 from noetl_worker.dev import Stack, StackOptions
@@ -106,7 +107,7 @@ async def live(sync: str, only: set[str]) -> Results:
                 "w6": partial(workloads.loop, fleet, 10_000, 500, runs=2),
                 "w7": partial(workloads.rows, fleet, stack.demo_dsn, url, 10_000),
                 "timers": partial(workloads.timers, fleet, 1000),
-                "result": partial(results, stack.nats_url),
+                "result": partial(put_and_get, stack.nats_url),
                 "transfer": partial(
                     transfer, stack.postgres_dsn, stack.options.data / "transfer"
                 ),
