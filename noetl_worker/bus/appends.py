@@ -61,11 +61,6 @@ class AppendQueue:
         self._waiting: list[AppendCall] = []
         self._open: dict[str, AppendCall] = {}
 
-    @property
-    def waiting(self) -> int:
-        """Calls not yet made into messages."""
-        return len(self._waiting)
-
     def add(
         self,
         shard: Shard,

@@ -41,7 +41,6 @@ class BusSettings:
             of blobs; their sum must stay below the broker's own limit.
         append_window, append_window_bytes: appends on the way and not yet confirmed.
         append_retry_s: an unconfirmed append is sent again after this long.
-        append_gather_s: most that calls wait for the answers to those before them.
         pack_records_max, pack_bytes_max: most that may share one message.
         follow_batch: most messages a reader is given at once.
         follow_prefetch, follow_prefetch_bytes: most a reader holds in memory.
@@ -65,7 +64,6 @@ class BusSettings:
     duplicate_window_s: float = 300.0
     append_window: int = 512
     append_window_bytes: int = 16 * _MIB
-    append_gather_s: float = 0.005
     append_retry_s: float = 2.0
     append_backoff_max_s: float = 5.0
     pack_records_max: int = 64

@@ -1,12 +1,9 @@
 """Storing appends: pipelined, in order, repeated until stored or refused.
 
 All acknowledgements come in over one inbox and are matched by token; there is no task
-and no timer per append. While answers are awaited further calls gather, so that a busy
-process sends few, full messages and an idle one sends at once.
-
-A message whose answer is lost, late or "not now" is sent again with the same bytes
-under the same id, and with it everything of its shard that is still unconfirmed behind
-it, in the order of the calls (RT-NATS-20, -25).
+and no timer per append. A message whose answer is lost, late or "not now" is sent again
+with the same bytes under the same id, and with it everything of its shard that is still
+unconfirmed behind it, in the order of the calls (RT-NATS-20, -25).
 
 Invariant: a message is in exactly one of backlog, held (its shard waits) and in flight
 until its callers know its fate.
@@ -85,7 +82,6 @@ class Appender:
         self._settings: BusSettings = topology.settings
         self._queue = AppendQueue(topology.settings)
         self._turn_due = False
-        self._gathering: asyncio.TimerHandle | None = None
         self._backlog: deque[Outgoing] = deque()
         self._flights: dict[bytes, _Flight] = {}
         self._flight_bytes = 0
@@ -164,8 +160,6 @@ class Appender:
         """Give up on what is not stored; its callers are told."""
         error = UnavailableError("the bus was closed before the append was confirmed")
         self._turn_due = True  # nothing is sent any more
-        if self._gathering is not None:
-            self._gathering.cancel()
         unsent = [*self._queue.take(), *self._backlog]
         unsent += [message for lane in self._lanes.values() for message in lane.held]
         for message in [flight.message for flight in self._flights.values()] + unsent:
@@ -178,20 +172,6 @@ class Appender:
 
     def _turn(self) -> None:
         self._turn_due = False
-        if self._gathering is not None:
-            return
-        if self._flights and self._queue.waiting < self._settings.pack_records_max:
-            self._gathering = self._connection.loop.call_later(
-                self._settings.append_gather_s, self._dispatch
-            )
-        else:
-            self._dispatch()
-
-    def _dispatch(self) -> None:
-        """Send what gathered: its time is up, or nothing is awaited any more."""
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
         self._backlog.extend(self._queue.take())
         self._send_ready()
         # The frames leave now: a lone append waits for nothing else in this turn.
@@ -251,9 +231,7 @@ class Appender:
             self._refuse(flight.message, verdict)
         else:
             self._hold(flight.message.shard, verdict)
-        if self._gathering is not None and not self._flights:
-            self._dispatch()
-        elif self._backlog:
+        if self._backlog:
             self._send_ready()
 
     def _land(self, token: bytes) -> None:
