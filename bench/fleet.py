@@ -62,7 +62,7 @@ class Fleet:
 
     async def wait_terminal(self, execution_id: str) -> str:
         """The type of the terminal event, as the live stream tells it."""
-        path = f"/api/executions/{execution_id}/stream"
+        path = f"/api/executions/{execution_id}/stream?types=terminal"
         async with self._http.stream("GET", path) as stream:
             async for line in stream.aiter_lines():
                 if line.startswith("event: playbook") and "started" not in line:

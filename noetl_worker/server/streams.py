@@ -27,6 +27,9 @@ from state_builder.records import TERMINAL_STATUS, encode_json
 
 log = structlog.get_logger(__name__)
 
+ALL_TYPES: Final[frozenset[str]] = frozenset()
+"""No choice among the types of events: a client is told them all."""
+
 RETRY_MS: Final = 1000
 HEARTBEAT: Final = b": heartbeat\n\n"
 
@@ -59,13 +62,20 @@ class Streams:
         status = await self._live.status(execution_id, "events")
         return status.over and after >= int(status.last_event_id or 0)
 
-    async def frames(self, execution_id: str, after: int) -> AsyncIterator[bytes]:
-        """The stream of an execution after an event id; 0 for all of it."""
+    async def frames(
+        self, execution_id: str, after: int, only: frozenset[str] = ALL_TYPES
+    ) -> AsyncIterator[bytes]:
+        """The stream of an execution after an event id; 0 for all of it.
+
+        ``only`` events of some types are told; the terminal always is.
+        """
         yield f"retry: {RETRY_MS}\n\n".encode()
         try:
+            wanted = only | TERMINAL_STATUS.keys() if only else ALL_TYPES
             listener = await self._hub.join(execution_id)
             try:
-                told = _Told(execution_id, await self._live.facts(execution_id), after)
+                facts = await self._live.facts(execution_id)
+                told = _Told(execution_id, facts, after, wanted)
                 async for frame in self._past(told):
                     yield frame
                 async for frame in self._coming(told, listener):
@@ -79,11 +89,13 @@ class Streams:
     async def _past(self, told: _Told) -> AsyncIterator[bytes]:
         until = await self._ports.log.info()
         async for found in self._history.since(told.execution_id, told.last, until):
-            yield (
+            frame = (
                 told.log(found)
                 if isinstance(found, Logged)
                 else told.row(event_of_row(found))
             )
+            if frame:
+                yield frame
 
     async def _coming(self, told: _Told, listener: Listener) -> AsyncIterator[bytes]:
         while not told.over:
@@ -92,12 +104,12 @@ class Streams:
                 # What history told already is in the listener's buffer too.
                 if logged.event_id > told.last and not told.over:
                     frames.append(told.log(logged))
-            if frames:
-                yield b"".join(frames)
+            if told_now := b"".join(frames):
+                yield told_now
             elif listener.closed:
                 yield f": closed ({listener.closed}), reconnect\n\n".encode()
                 return
-            elif not await listener.wait(self._heartbeat_s):
+            elif not frames and not await listener.wait(self._heartbeat_s):
                 yield HEARTBEAT
 
 
@@ -109,20 +121,28 @@ class _Told:
         over: the terminal was told.
     """
 
-    def __init__(self, execution_id: str, facts: Facts, after: int) -> None:
+    def __init__(
+        self, execution_id: str, facts: Facts, after: int, wanted: frozenset[str]
+    ) -> None:
         self.execution_id = execution_id
+        self._wanted = wanted
         self.last = after
         self.over = False
         self._facts = facts
 
     def log(self, logged: Logged) -> bytes:
-        """A frame straight from the log."""
+        """A frame straight from the log; nothing for an event nobody asked for."""
+        if self._wanted and logged.event.type not in self._wanted:
+            self.last = logged.event_id
+            return b""
         answer = event_of_log(self.execution_id, logged, self._facts, self.last)
         return self.row(answer)
 
     def row(self, answer: EventAnswer) -> bytes:
-        """A frame."""
+        """A frame; nothing for an event nobody asked for."""
         self.last = int(answer.event_id)
+        if self._wanted and answer.event_type not in self._wanted:
+            return b""
         self.over = self.over or answer.event_type in TERMINAL_STATUS
         head = f"id: {answer.event_id}\nevent: {_line(answer.event_type)}\ndata: "
         return head.encode() + encode_json(answer) + b"\n\n"

@@ -242,7 +242,7 @@ class Materializer:
     )
     pause_ms: int = env(
         "NOETL_MATERIALIZER_PAUSE_MS",
-        25,
+        100,
         "rest after a read that gave less than a batch",
         "ms",
         NOT_NEGATIVE,

@@ -80,6 +80,23 @@ async def test_history_comes_first_then_events_as_they_are_logged() -> None:
     assert all(e["data"]["catalog_id"].isdecimal() for e in everything)
 
 
+async def test_a_client_may_ask_for_some_types_and_always_gets_the_end() -> None:
+    async with running_edge() as fleet:
+        eid = await started(fleet)
+        await fleet.append(eid, event("step.enter", "start"))
+        frames = fleet.edge.streams.frames(eid, 0, frozenset({"step.enter"}))
+        past = await told(frames, 1)
+        await fleet.append(eid, event("step.exit", "start"), event("note.taken"))
+        await fleet.append(eid, event("playbook.completed"))
+        coming = await rest(frames)
+        everything = await rest(fleet.edge.streams.frames(eid, 0))
+        the_end = await rest(fleet.edge.streams.frames(eid, 0, frozenset({"terminal"})))
+    assert [e["event"] for e in past + coming] == ["step.enter", "playbook.completed"]
+    assert [e["event"] for e in the_end] == ["playbook.completed"]
+    # A link leads to the event before, told or not.
+    assert coming[-1]["data"] == the_end[-1]["data"] == everything[-1]["data"]
+
+
 async def test_a_client_that_comes_back_misses_nothing_and_sees_nothing_twice() -> None:
     """RT-IDX: resumed by the id of the last event seen."""
     async with running_edge() as fleet:

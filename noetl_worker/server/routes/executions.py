@@ -95,7 +95,11 @@ async def events(request: HttpRequest, execution_id: FromPath[str]) -> Response[
 
 @get("/api/executions/{execution_id:str}/stream")
 async def stream(request: HttpRequest, execution_id: FromPath[str]) -> Stream:
-    """Events as they happen (server-sent events); resumes after ``Last-Event-ID``."""
+    """Events as they happen (server-sent events); resumes after ``Last-Event-ID``.
+
+    ``?types=step.enter,step.exit`` tells those and the terminal, ``?types=terminal``
+    the terminal alone.
+    """
     return await _stream(request, execution_id)
 
 
@@ -181,10 +185,16 @@ async def _stream(request: HttpRequest, execution_id: str) -> Stream:
         # Told so, a browser does not come back.
         return Stream(_nothing(), status_code=HTTPStatus.NO_CONTENT)
     return Stream(
-        edge.streams.frames(known, after),
+        edge.streams.frames(known, after, _types(request)),
         media_type=EVENT_STREAM,
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
     )
+
+
+def _types(request: HttpRequest) -> frozenset[str]:
+    """``?types=a,b``: what is told besides the terminal; ``terminal`` adds nothing."""
+    listed = request.query_params.get("types", "").split(",")
+    return frozenset(filter(None, map(str.strip, listed)))
 
 
 async def _nothing() -> AsyncIterator[bytes]:
