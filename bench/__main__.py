@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -40,6 +41,7 @@ ENV = {
 }
 ALWAYS = ("always_w1", "always_w2")
 HISTORY = ("w4", "w5")
+START = ("start",)
 ALONE = ("core", "worker")
 LIVE = (
     "w1",
@@ -53,7 +55,7 @@ LIVE = (
     "transfer",
     "result",
 )
-ALL = (*ALONE, *LIVE, *HISTORY, *ALWAYS)
+ALL = (*START, *ALONE, *LIVE, *HISTORY, *ALWAYS)
 
 Results = dict[str, Any]
 Workload = Callable[[], Awaitable[Any]]
@@ -139,6 +141,22 @@ async def history(sync: str) -> Results:
         return found
 
 
+async def start(sync: str) -> Results:
+    """A stack that is started in an empty folder, and again."""
+    found: Results = {}
+    with tempfile.TemporaryDirectory(prefix="noetl-bench-") as folder:
+        for name in ("first_s", "second_s"):
+            options = StackOptions(
+                data=Path(folder),
+                environ={"PATH": os.environ["PATH"], "HOME": folder},
+                sync_interval=sync,
+            )
+            began = time.perf_counter()
+            async with Stack(options):
+                found[name] = time.perf_counter() - began
+    return found
+
+
 async def measured(name: str, work: Workload) -> Any:
     """Say what is measured; one that fails says so and the others go on."""
     print(f"{name} …", file=sys.stderr, flush=True)
@@ -167,6 +185,9 @@ def main() -> None:
         "python": platform.python_version(),
         "sync": chosen.sync,
     }
+    if only & set(START):
+        print("start …", file=sys.stderr, flush=True)
+        results["start"] = anyio.run(start, chosen.sync)
     for name, alone in (("core", core), ("worker", worker)):
         if name in only:
             print(f"{name} …", file=sys.stderr, flush=True)

@@ -24,6 +24,8 @@ class Target(NamedTuple):
 TARGETS: Final = tuple(
     Target(*row)
     for row in (
+        ("start.first_s", "noetl dev in an empty folder", _UNDER, 10, "s"),
+        ("start.second_s", "noetl dev again", _UNDER, 5, "s"),
         (
             "w1.p50_ms",
             "10 chained steps, one execution at a time, p50",
@@ -39,6 +41,8 @@ TARGETS: Final = tuple(
         ("w3.seconds", "parallel loop of 1,000 and a reduce", _UNDER, 0.4, "s"),
         ("w4.seconds", "owner starts on 100,000 events", _UNDER, 3, "s"),
         ("w4.rss_mb", "its memory", _UNDER, 200, "MB"),
+        ("result.put_get_mb_per_s", "100 MiB stored and read", _OVER, 150, "MB/s"),
+        ("transfer.rows_per_s", "postgres to postgres", _OVER, 150000, "rows/s"),
         ("w5.rows_per_s", "materializer starts on them", _OVER, 15000, "rows/s"),
         ("w6.seconds", "parallel loop of 10,000, 500 at once", _UNDER, 8, "s"),
         ("w7.rows_per_s", "cursor loop with an http call a row", _OVER, 600, "rows/s"),
