@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Protocol
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from noetl_worker.daemons.given_up import given_up_event
 from noetl_worker.daemons.playbooks import Playbooks
 from noetl_worker.daemons.references import see_to
 from state_builder.arcs import Plan
@@ -30,9 +30,11 @@ from state_builder.drive import (
     KeepNeed,
     Turn,
     decide,
+    give_up,
 )
 from state_builder.errors import (
     FencedError,
+    InvalidError,
     LimitExceededError,
     UnavailableError,
 )
@@ -79,13 +81,6 @@ class OwnedShard:
     written: int = 0
     memos: dict[str, dict[str, JSON]] = field(default_factory=dict)
     bulks: dict[str, Bulk] = field(default_factory=dict)
-
-
-class Stop(Protocol):
-    """What the owner tells the one who gave it the shard."""
-
-    def __call__(self, owned: OwnedShard, reason: str) -> None:
-        """The shard is not ours any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +139,10 @@ class Owner:
                 self._arm(owned, entry)
                 if entry.due and not entry.unread:
                     self.drive(owned, entry)
+        self._has_moved()
+
+    def _has_moved(self) -> None:
+        """Wake who waits for a shard to be read, or to be lost."""
         if self.moved.statistics().tasks_waiting:
             self.moved.set()
             self.moved = anyio.Event()
@@ -185,6 +184,7 @@ class Owner:
             return
         owned.lost = True
         owned.index.open.clear()
+        self._has_moved()
         log.warning("shard.lost", shard=owned.shard, epoch=owned.epoch, reason=reason)
         self._ports.observer.count(
             "noetl_lease_transitions_total", kind="lost", outcome="ok"
@@ -197,7 +197,7 @@ class Owner:
             return
         plan = self._ports.playbooks.known(genesis.catalog_id)
         if plan is None:
-            self._later(owned, entry, self._load, genesis.catalog_id)
+            self._later(owned, entry, self._ports.playbooks.load, genesis.catalog_id)
             return
         if isinstance(plan, str):
             self._fail(owned, entry, "playbook_missing", plan)
@@ -217,7 +217,11 @@ class Owner:
             memo=owned.memos.setdefault(entry.state.execution_id, {}),
             bulk=owned.bulks.get(entry.state.execution_id) or Bulk(),
         )
-        decision = decide(turn)
+        try:
+            decision = decide(turn)
+        except Exception as error:  # noqa: BLE001 - told there
+            self._broke(owned, entry, error)
+            return
         entry.due = decision is not None and decision.partial
         if decision is None:
             return
@@ -260,12 +264,13 @@ class Owner:
                 )
                 await self._ports.clock.sleep(wait_s)
                 wait_s = min(wait_s * 2, RETRY_MAX_S)
+            except Exception as error:  # noqa: BLE001 - told there
+                entry.unread -= 1
+                self._broke(owned, entry, error)
+                return
         entry.unread -= 1
         if not entry.retired and not entry.unread:
             self.drive(owned, entry)
-
-    async def _load(self, catalog_id: str) -> None:
-        await self._ports.playbooks.load(catalog_id)
 
     async def _look_up(
         self, owned: OwnedShard, entry: Entry, decision: Decision
@@ -409,20 +414,8 @@ class Owner:
             again=due > 0,
         )
         self._ports.observer.count("noetl_commands_given_up_total", code=code)
-        event = Event(
-            type="command.failed",
-            at=timestamp(self._ports.clock.now()),
-            step=command.step,
-            visit=command.visit,
-            iteration=command.iteration,
-            kind=command.kind,
-            status="FAILED",
-            command_id=command_id,
-            attempt=command.attempt,
-            code=code,
-            error=text,
-            due=due,
-        )
+        at = timestamp(self._ports.clock.now())
+        event = given_up_event(command, command_id, at, code, text, due)
         return await self.append_beside(
             owned, eid, [event], message_id=f"{command_id}:{code}"
         )
@@ -443,27 +436,33 @@ class Owner:
         except FencedError as error:
             self.lose(owned, str(error))
             return False
-        except LimitExceededError as error:
+        except (LimitExceededError, InvalidError) as error:
             entry.unread -= 1
-            self._fail(owned, entry, "limit", str(error))
+            self._fail(owned, entry, error.code, str(error))
             return False
         finally:
             owned.in_flight -= 1
         return True
 
+    def _broke(self, owned: OwnedShard, entry: Entry, error: Exception) -> None:
+        """A fault in one execution must not stop the others of its shard."""
+        if owned.lost or entry.retired:
+            return
+        log.exception("execution.broke", execution_id=entry.state.execution_id)
+        text = f"it cannot be decided: {type(error).__name__}: {error}"
+        self._fail(owned, entry, "internal", text)
+
     def _fail(self, owned: OwnedShard, entry: Entry, reason: str, text: str) -> None:
         """End an execution that cannot go on, whatever its state."""
         self._ports.observer.count("noetl_orchestrate_drive_total", stage=reason)
-        event = Event(
-            type="playbook.failed",
-            at=timestamp(self._ports.clock.now()),
-            status="FAILED",
-            code=reason,
-            error=text[:2000],
-        )
-        record = Record(execution_id=entry.state.execution_id, events=[event])
-        key = f"{entry.state.execution_id}:{entry.state.head.event_id}:{reason}"
-        self._append(owned, entry, [record], key, "")
+        eid = entry.state.execution_id
+        owned.memos.pop(eid, None)
+        owned.bulks.pop(eid, None)
+        text = text[:2000].encode(errors="replace").decode()
+        at = timestamp(self._ports.clock.now())
+        records = give_up(entry.state, at, reason, text)
+        key = f"{eid}:{entry.state.head.event_id}:{reason}"
+        self._append(owned, entry, records, key, "")
 
     def _arm(self, owned: OwnedShard, entry: Entry) -> None:
         """Wake up for the execution's next timer, once."""

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 import structlog
 
-from state_builder.errors import RecordError
+from state_builder.errors import LostDataError, RecordError
 from state_builder.index import ShardIndex
 from state_builder.ports import Blobs, LogInfo, Observer
 
@@ -69,12 +69,12 @@ class Snapshots:
         None when there is none and the log was trimmed: the shard cannot be owned.
         """
         for name in reversed(await self._blobs.names(prefix(shard))):
-            data = await self._blobs.get(name)
-            if data is None:
-                continue
             try:
+                data = await self._blobs.get(name)
+                if data is None:
+                    continue
                 index = ShardIndex.restore(shard, info.generation, data)
-            except RecordError as error:
+            except (LostDataError, RecordError) as error:
                 log.error("snapshot.refused", name=name, reason=str(error))
                 continue
             if info.first_sequence - 1 <= index.position <= info.last_sequence:

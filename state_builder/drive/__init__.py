@@ -14,6 +14,7 @@ from state_builder.drive.bulk import Bulk, FetchNeed, KeepNeed, view
 from state_builder.drive.calls import Child, ChildNeed
 from state_builder.drive.decide import decide
 from state_builder.drive.decision import Decision, DriveLimits, Turn
+from state_builder.drive.ending import give_up
 
 __all__ = [
     "Bulk",
@@ -25,5 +26,6 @@ __all__ = [
     "KeepNeed",
     "Turn",
     "decide",
+    "give_up",
     "view",
 ]

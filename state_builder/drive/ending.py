@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import datetime
+from typing import Final
 
 from msgspec import Raw
+from msgspec.structs import replace
 
+from state_builder.arcs import Plan
 from state_builder.drive.answers import answer_parent, cancel_children, time_out
 from state_builder.drive.bulk import view
 from state_builder.drive.decision import Draft, Turn, raw
 from state_builder.drive.entry import enter
 from state_builder.drive.names import step_names
 from state_builder.errors import LimitExceededError
+from state_builder.playbook import Playbook
 from state_builder.records import (
     NOTHING,
     Event,
+    Record,
     ResultEnvelope,
     ToolOutcome,
     decode_reference,
@@ -25,6 +31,9 @@ from state_builder.template import plain, stub_of
 
 ERROR_TEXT_MAX = 2000
 """Characters of an event's error text (RT-EVT-0)."""
+
+GIVE_UP_OTHERS_MAX: Final = 300
+"""Records of others beside a terminal that must fit its message, come what may."""
 
 DURATION_TIMER = "duration"
 
@@ -99,6 +108,22 @@ def fail(turn: Turn, reason: str, message: str) -> Draft:
     _finish(draft, "playbook.failed", "FAILED", error=message, meta=raw(meta))
     cancel_children(draft)
     return draft
+
+
+def give_up(state: State, at: str, reason: str, message: str) -> list[Record]:
+    """The records that end an execution no turn can be taken for.
+
+    Whatever its state and its playbook are: its terminal, the answer to its parent, and
+    what its children are told.
+    """
+    bare = copy(state)
+    bare.steps = {}  # what the steps gave may be what is at fault
+    turn = Turn(plan=Plan(Playbook(name="", path="")), state=bare, now=0.0, at=at)
+    decision = fail(turn, reason, message).decision()
+    assert decision is not None
+    events = [replace(event, code=reason) for event in decision.events]
+    others = decision.others[:GIVE_UP_OTHERS_MAX]
+    return [Record(execution_id=state.execution_id, events=events), *others]
 
 
 def _finish(

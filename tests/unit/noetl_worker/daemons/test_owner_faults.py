@@ -1,0 +1,262 @@
+"""One execution's fault ends that execution, and stops nobody else (design §4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import anyio
+import pytest
+from doubles import Counting, ManualClock
+from msgspec import Raw
+from msgspec.structs import replace
+
+import noetl_worker.daemons.owner as owner_module
+from noetl_worker.bus.memory import MemoryBroker, MemoryBus
+from noetl_worker.bus.memory.results import MemoryResults
+from noetl_worker.bus.topology import BusSettings
+from noetl_worker.daemons.owner import Owner, OwnerPorts
+from noetl_worker.daemons.ownership import (
+    Ownership,
+    OwnershipPorts,
+    OwnershipSettings,
+)
+from noetl_worker.daemons.playbooks import Playbooks
+from noetl_worker.daemons.snapshots import Snapshots
+from noetl_worker.results.values import Values
+from state_builder.drive import Decision, DriveLimits, Turn, decide
+from state_builder.errors import LostDataError
+from state_builder.ids import Shard
+from state_builder.index import ShardIndex
+from state_builder.ports import CatalogEntry
+from state_builder.records import (
+    CallMode,
+    Event,
+    Genesis,
+    Record,
+    decode_append,
+    encode_json,
+    timestamp,
+)
+
+pytestmark = pytest.mark.anyio
+
+TEXT = """
+apiVersion: noetl.io/v2
+kind: Playbook
+metadata: {name: x, path: x}
+workflow: [{step: start, tool: {kind: python, code: x}}]
+"""
+
+
+@dataclass
+class Owned:
+    """One shard and its owner."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    missing: bool = False
+
+    async def open(self, tasks: anyio.abc.TaskGroup) -> None:
+        settings = BusSettings(shard_count=1)
+        self.broker = MemoryBroker(self.clock, settings)
+        self.broker.create(settings)
+        self.bus = MemoryBus(self.broker)
+        observer = Counting()
+        self.owner = Owner(
+            OwnerPorts(
+                log=self.bus.log,
+                signals=self.bus.signals,
+                clock=self.clock,
+                observer=observer,
+                playbooks=Playbooks(self, self.clock),
+                values=Values(MemoryResults(), self.clock, observer),
+            ),
+            tasks,
+            DriveLimits(),
+            1,
+        )
+        ports = OwnershipPorts(
+            log=self.bus.log,
+            members=self.bus.members,
+            snapshots=self.bus.blobs("s"),
+            clock=self.clock,
+            observer=observer,
+        )
+        settings_of = OwnershipSettings(member="me", shard_count=1)
+        self.ownership = Ownership(
+            ports, self.owner, tasks, settings_of, lambda owned: None
+        )
+        tasks.start_soon(self.owner.run)
+        tasks.start_soon(self.ownership.run)
+
+    async def entry(self, catalog_id: str) -> CatalogEntry | None:
+        if self.missing and catalog_id == "1":
+            return None
+        return CatalogEntry(catalog_id, "x", 1, "playbook", TEXT)
+
+    async def resolve(self, path: str, version: int | None) -> CatalogEntry | None:
+        return None
+
+    async def start(self, execution_id: str, **more: object) -> None:
+        genesis = Genesis(catalog_id="1", path="x", version=1, **more)  # type: ignore[arg-type]
+        event = Event(
+            type="playbook_started",
+            at=timestamp(self.clock.now()),
+            context=Raw(encode_json(genesis)),
+        )
+        record = Record(execution_id=execution_id, events=[event])
+        await self.bus.log.append(Shard(0), [record], message_id=execution_id)
+
+    def records(self, execution_id: str) -> list[Event]:
+        return [
+            event
+            for stored in self.broker.after(0)
+            if stored.message.kind != "lease"
+            for record in decode_append(stored.message.data).records
+            if record.execution_id == execution_id
+            for event in record.events
+        ]
+
+    async def until(self, execution_id: str, type: str) -> Event:
+        with anyio.fail_after(5):
+            while True:
+                for event in self.records(execution_id):
+                    if event.type == type:
+                        return event
+                await anyio.sleep(0)
+
+
+def _broken(turn: Turn) -> Decision | None:
+    if turn.state.execution_id == "7001":
+        raise KeyError("a fault of ours")
+    return decide(turn)
+
+
+async def test_a_fault_in_one_decision_ends_that_execution_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owner_module, "decide", _broken)
+    owned = Owned()
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        await owned.start("7001")
+        ended = await owned.until("7001", "playbook.failed")
+        assert ended.code == "internal" and "a fault of ours" in ended.error
+        await owned.start("7002")
+        await owned.until("7002", "command.issued")
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_fault_while_something_is_looked_up_ends_that_execution_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(catalog_id: str) -> CatalogEntry | None:
+        if catalog_id == "1" and not owned.records("7002"):
+            raise RuntimeError("an answer nobody can read")
+        return CatalogEntry(catalog_id, "x", 1, "playbook", TEXT)
+
+    owned = Owned()
+    monkeypatch.setattr(owned, "entry", broken)
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        await owned.start("7001")
+        ended = await owned.until("7001", "playbook.failed")
+        assert ended.code == "internal" and "nobody can read" in ended.error
+        await owned.start("7002")
+        await owned.until("7002", "command.issued")
+        tasks.cancel_scope.cancel()
+
+
+def _unwritable(turn: Turn) -> Decision | None:
+    decision = decide(turn)
+    if decision is not None and turn.state.execution_id == "7001":
+        unwritable = [replace(each, error="\ud83d") for each in decision.events]
+        decision.events = unwritable
+    return decision
+
+
+async def test_a_pass_no_message_can_hold_ends_that_execution_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RT-LIM-2: refused before it is sent, and its owner goes on."""
+    monkeypatch.setattr(owner_module, "decide", _unwritable)
+    owned = Owned()
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        await owned.start("7001")
+        ended = await owned.until("7001", "playbook.failed")
+        assert "cannot be written as JSON" in ended.error
+        await owned.start("7002")
+        await owned.until("7002", "command.issued")
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_child_that_cannot_go_on_answers_its_parent() -> None:
+    """PB-603: a parent never waits for a child that has ended, however it ended."""
+    owned = Owned(missing=True)
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        await owned.start(
+            "7001",
+            parent_execution_id="7000",
+            parent_command_id="7000.start.1.1",
+            call=CallMode(),
+        )
+        ended = await owned.until("7001", "playbook.failed")
+        assert ended.code == "playbook_missing"
+        (answer,) = owned.records("7000")
+        assert answer.command_id == "7000.start.1.1" and answer.status == "FAILED"
+        assert "no catalog entry 1" in answer.error
+        tasks.cancel_scope.cancel()
+
+
+async def test_who_waits_for_a_shard_is_woken_when_it_is_lost() -> None:
+    owned = Owned()
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        with anyio.fail_after(5):
+            while not owned.ownership.ready:
+                await anyio.sleep(0)
+        shard = owned.ownership.shards[0]
+        shard.epoch += 100
+        shard.renewing = True
+        told: list[bool] = []
+
+        async def wait() -> None:
+            told.append(await owned.ownership.catch_up(shard))
+
+        tasks.start_soon(wait)
+        with anyio.fail_after(5):
+            while not owned.owner.moved.statistics().tasks_waiting:
+                await anyio.sleep(0)
+            owned.owner.lose(shard, "another life")
+            while not told:
+                await anyio.sleep(0)
+        assert told == [False]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_damaged_snapshot_gives_way_to_the_one_before() -> None:
+    """RT-IDX-4: whether its checksum or the store itself finds the damage."""
+    clock = ManualClock()
+    settings = BusSettings(shard_count=1)
+    broker = MemoryBroker(clock, settings)
+    broker.create(settings)
+    bus = MemoryBus(broker)
+    blobs = bus.blobs("s")
+    index = ShardIndex(0, 0)
+    older = await Snapshots(blobs, Counting()).write(index, 0)
+    newer = await Snapshots(blobs, Counting()).write(index, 1)
+
+    class Damaged(type(blobs)):  # type: ignore[misc]
+        async def get(self, name: str) -> bytes | None:
+            if name == str(newer):
+                raise LostDataError("object is damaged")
+            found: bytes | None = await blobs.get(name)
+            return found
+
+        async def names(self, prefix: str) -> list[str]:
+            return [str(older), str(newer)]
+
+    damaged = Damaged.__new__(Damaged)
+    restored = await Snapshots(damaged, Counting()).restore(0, await bus.log.info())
+    assert restored is not None and restored.position == 0
