@@ -176,4 +176,5 @@ class ResultRows(Protocol):
         """What the execution's own steps have stored, in log order."""
 
     async def unneeded(self, execution_ids: list[str], after_s: float) -> set[str]:
-        """Which of these executions ended longer ago than that, or have no row."""
+        """Which of these ended longer ago than that, as did all above them that have
+        a row, or have no row: those above read what those below gave."""

@@ -56,7 +56,14 @@ class MemoryResultRows:
         self, execution_id: str, *, scope: str = "", step: str = ""
     ) -> list[ResultRow]:
         """See the port."""
-        found = await self.listed(execution_id, scope=scope, step=step)
+        self._database.check()
+        found = [
+            row
+            for row in self._rows.values()
+            if row.execution_id == execution_id
+            and scope in ("", row.scope)
+            and step in ("", row.source_step or row.name)
+        ]
         for row in found:
             del self._rows[row.result_id]
         return found
@@ -87,13 +94,17 @@ class MemoryResultRows:
         """See the port."""
         self._database.check()
         limit = self._database.clock.now() - after_s
-        found = set()
-        for execution_id in execution_ids:
-            row = self._database.executions.get(int(execution_id))
-            over = None if row is None else when(row.end_time)
-            if row is None or (over is not None and over.timestamp() < limit):
-                found.add(execution_id)
-        return found
+        return {eid for eid in execution_ids if not self._needed(int(eid), limit)}
+
+    def _needed(self, execution_id: int, limit: float) -> bool:
+        """It, or one above it, is open or ended after that."""
+        row = self._database.executions.get(execution_id)
+        while row is not None:
+            over = when(row.end_time)
+            if over is None or over.timestamp() >= limit:
+                return True
+            row = self._database.executions.get(row.parent_execution_id or 0)
+        return False
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._database.clock.now(), UTC)

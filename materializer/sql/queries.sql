@@ -555,8 +555,15 @@ WHERE execution_id = $1 AND event_type = 'call.done'
 ORDER BY event_id;
 
 -- name: executions_unneeded
-SELECT asked.execution_id FROM unnest($1::BIGINT[]) AS asked (execution_id)
-WHERE NOT EXISTS (
-    SELECT 1 FROM noetl.execution AS e WHERE e.execution_id = asked.execution_id
-      AND (e.end_time IS NULL OR e.end_time >= now() - make_interval(secs => $2))
-);
+WITH RECURSIVE above AS (
+    SELECT asked.execution_id AS asked, asked.execution_id
+    FROM unnest($1::BIGINT[]) AS asked (execution_id)
+    UNION
+    SELECT above.asked, e.parent_execution_id
+    FROM above JOIN noetl.execution AS e USING (execution_id)
+    WHERE e.parent_execution_id IS NOT NULL
+)
+SELECT DISTINCT asked AS execution_id FROM above
+EXCEPT
+SELECT above.asked FROM above JOIN noetl.execution AS e USING (execution_id)
+WHERE e.end_time IS NULL OR e.end_time >= now() - make_interval(secs => $2);

@@ -164,3 +164,15 @@ def rows_reach(positions: Mapping[str, Position], info: LogInfo) -> int:
             if shard < info.shard_count:
                 reach[shard] = max(reach[shard], position.sequence)
     return min(reach)
+
+
+async def rows_until(
+    log: EventLog, positions: Mapping[str, Position], now: float
+) -> float:
+    """The Unix time up to which all that was logged has its rows; 0 when unknown."""
+    info = await log.info()
+    reach = rows_reach(positions, info)
+    if reach >= info.last_sequence:
+        return now
+    waiting = await log.read(reach + 1)
+    return 0.0 if waiting is None else waiting.stored_at

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
 import structlog
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
 
 from noetl_worker.results.values import Values
-from state_builder.errors import UnavailableError
+from state_builder.errors import NoetlError, UnavailableError
 from state_builder.ids import snowflake_unix_ms
 from state_builder.ports import Clock, Observer
 from state_builder.values import ResultRows, ResultStore
@@ -43,19 +44,25 @@ class PurgeSettings(Struct, frozen=True, kw_only=True):
 
 
 class Purger:
-    """Looks at every store now and then."""
+    """Looks at every store now and then.
+
+    ``rows_until`` tells the Unix time up to which all that was logged has its rows:
+    that an execution has none says nothing of a later one.
+    """
 
     def __init__(
         self,
         stores: list[ResultStore],
         values: Values,
         rows: ResultRows,
+        rows_until: Callable[[], Awaitable[float]],
         ports: tuple[Clock, Observer],
         settings: PurgeSettings | None = None,
     ) -> None:
         self._stores = stores
         self._values = values
         self._rows = rows
+        self._rows_until = rows_until
         self._clock, self._observer = ports
         self._settings = settings or PurgeSettings()
 
@@ -71,7 +78,7 @@ class Purger:
             await self._clock.sleep(self._settings.every_s)
             try:
                 removed = await self.purge()
-            except UnavailableError as error:
+            except NoetlError as error:
                 log.warning("results.purge_failed", reason=str(error))
                 continue
             if removed:
@@ -84,15 +91,16 @@ class Purger:
             await self._values.drop(row.object_key)
             removed += 1
         self._count("expired", removed)
+        began_before = await self._rows_until() - self._settings.keep_s
         for store in self._stores:
-            removed += await self._purge(store)
+            removed += await self._purge(store, began_before)
         return removed
 
-    async def _purge(self, store: ResultStore) -> int:
+    async def _purge(self, store: ResultStore, began_before: float) -> int:
         owned: dict[str, list[str]] = defaultdict(list)
         for key in await store.keys("noetl/"):
             found = _OWNER.search(key)
-            if found is not None and self._is_old(found.group(1)):
+            if found is not None and _began(found.group(1)) < began_before:
                 owned[found.group(1)].append(key)
         ids = list(owned)
         removed = 0
@@ -102,16 +110,24 @@ class Purger:
             long_over = await self._rows.unneeded(some, self._settings.workflow_keep_s)
             for execution_id in over:
                 for key in owned[execution_id]:
-                    if await self._goes(store, key, execution_id in long_over):
-                        await store.delete(key)
-                        removed += 1
+                    removed += await self._went(store, key, execution_id in long_over)
         self._count("ended", removed)
         return removed
 
-    def _is_old(self, execution_id: str) -> bool:
-        """Old enough that a row would be there if the execution ever began."""
-        began = snowflake_unix_ms(int(execution_id)) / 1000
-        return self._clock.now() - began > self._settings.keep_s
+    async def _went(self, store: ResultStore, key: str, long_over: bool) -> bool:
+        """Remove an object if it goes; one nobody can read keeps no other."""
+        try:
+            goes = await self._goes(store, key, long_over)
+        except UnavailableError:
+            raise
+        except (NoetlError, MsgspecError) as error:
+            log.warning(
+                "results.unreadable", store=store.tier, key=key, reason=str(error)
+            )
+            return False
+        if goes:
+            await store.delete(key)
+        return goes
 
     async def _goes(self, store: ResultStore, key: str, long_over: bool) -> bool:
         opened = await store.open(key)
@@ -121,3 +137,9 @@ class Purger:
     def _count(self, reason: str, amount: int) -> None:
         if amount:
             self._observer.count("noetl_results_purged_total", amount, reason=reason)
+
+
+def _began(execution_id: str) -> float:
+    """When its id was made, Unix seconds; never for what is no execution's id."""
+    number = int(execution_id)
+    return snowflake_unix_ms(number) / 1000 if number < 1 << 63 else float("inf")

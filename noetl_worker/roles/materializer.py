@@ -17,6 +17,7 @@ from noetl_worker.daemons.janitor import (
     Janitor,
     JanitorPorts,
     JanitorSettings,
+    rows_until,
 )
 from noetl_worker.results.purge import Purger
 from noetl_worker.roles.database import (
@@ -32,12 +33,20 @@ HOUSEKEEPING = "housekeeping"
 """The lock of janitor and housekeeper: one process of all (runtime.md §6.7)."""
 
 
-def _purger(process: Process, bus: NatsBus, database: Database) -> Purger:
+def _purger(
+    process: Process, bus: NatsBus, database: Database, rows: PostgresRows
+) -> Purger:
     """Removes stored values of executions that are long over."""
+
+    async def until() -> float:
+        now = process.clock.now()
+        return await rows_until(bus.log, await rows.durable_positions(), now)
+
     return Purger(
         stores_of(process, bus),
         open_values(process, bus),
         PostgresResults(database),
+        until,
         (process.clock, process.observer),
     )
 
@@ -82,7 +91,7 @@ async def run(process: Process) -> None:
             "materializer": materializer.run,
             "janitor": _janitor(process, bus, rows).run,
             "housekeeper": _housekeeper(process, database, rows).run,
-            "purger": _purger(process, bus, database).run,
+            "purger": _purger(process, bus, database, rows).run,
         }
         await run_with_health(process, daemons)
 

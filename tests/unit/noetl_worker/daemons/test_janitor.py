@@ -16,6 +16,7 @@ from noetl_worker.daemons.janitor import (
     JanitorPorts,
     JanitorSettings,
     rows_reach,
+    rows_until,
 )
 from noetl_worker.daemons.snapshots import SnapshotName, Snapshots
 from state_builder.errors import UnavailableError
@@ -242,3 +243,18 @@ async def test_a_damaged_snapshot_falls_back_to_the_one_before() -> None:
     assert restored is not None
     assert restored.position == 3
     assert await snapshots.restore(0, LogInfo(6, 20, 0, SHARDS, 0, 0, "")) is None
+
+
+async def test_rows_are_known_up_to_the_first_message_that_has_none() -> None:
+    """RT-HSK-1: nobody takes an execution for unknown whose rows are on their way."""
+    kept = Kept()
+    await kept.fill()
+    first = kept.clock.now()
+    kept.clock.advance(60)
+    now = kept.clock.now()
+    log = kept.bus.log
+    assert await rows_until(log, {"all": Position(0, 1000)}, now) == now
+    assert await rows_until(log, {"all": Position(0, 400)}, now) == first
+    assert await rows_until(log, {}, now) == first
+    await log.trim(900)
+    assert await rows_until(log, {}, now) == 0.0
