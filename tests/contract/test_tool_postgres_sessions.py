@@ -57,6 +57,55 @@ async def test_nothing_of_a_session_reaches_the_next_command(
     await db.tool.close()
 
 
+async def test_what_a_trigger_left_does_not_reach_the_next_command(
+    pg_server: PgServer,
+) -> None:
+    """TL-PG-11: nothing in the text of the statement tells of it."""
+    db = Database(pg_server.create_database(), ToolLimits(pg_connections_max=1))
+    await db.data(
+        "CREATE TABLE t (id int); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql"
+        " AS $$ BEGIN CREATE TEMP TABLE x (id int); PERFORM pg_advisory_lock(7);"
+        " PERFORM set_config('work_mem', '1MB', false); LISTEN a; RETURN NEW; END $$;"
+        " CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    for _ in range(2):
+        assert (await db.data("INSERT INTO t VALUES (1)"))["affected_rows"] == 1
+        data = await db.data(
+            "SELECT current_setting('work_mem') AS mem, to_regclass('x')::text AS temp,"
+            " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') AS locks,"
+            " (SELECT count(*) FROM pg_listening_channels()) AS listens,"
+            " current_setting('statement_timeout') AS time"
+        )
+        assert data["rows"] == [
+            {"mem": "4MB", "temp": None, "locks": 0, "listens": 0, "time": "1min"}
+        ]
+    await db.tool.close()
+
+
+async def test_one_statement_is_all_or_nothing(db: Database) -> None:
+    """TL-PG-04: also where the rows it returns are too many."""
+    await db.data("CREATE TABLE t (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    error = await db.failure(
+        "INSERT INTO t SELECT generate_series(1, 9999) RETURNING 1"
+    )
+    assert error.failure.code == "rows_max"
+    for returning in ("", " RETURNING id"):
+        error = await db.failure(f"INSERT INTO t VALUES (1), (2), (1){returning}")
+        assert (error.failure.kind, error.failure.code) == ("db_constraint", "23505")
+    assert await db.value("(SELECT count(*) FROM t)") == 0
+
+
+@pytest.mark.parametrize(
+    "query", ["LOCK TABLE t", "SAVEPOINT s", "DECLARE c CURSOR FOR SELECT 1"]
+)
+async def test_one_statement_may_want_a_transaction_block(
+    db: Database, query: str
+) -> None:
+    """TL-PG-04."""
+    await db.data("CREATE TABLE t (id int)")
+    assert (await db.data(query))["statement_count"] == 1
+
+
 async def test_session_defaults_hold(db: Database) -> None:
     """TL-PG-13."""
     data = await db.data(

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 from state_builder.records import JSON, ToolFailure
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
-from tools.doors.pg import Done, Pools, Session, Shape, address_of
+from tools.doors.pg import Done, Pools, Session, Shape, address_of, stands_alone
 from tools.doors.sql_scripts import sql_of, statements_for
 from tools.doors.web import Web
 from tools.errors import ToolCallError, configuration
@@ -75,7 +75,7 @@ class Postgres(Tool):
                 timeout_s=call.timeout_s,
                 schema=schema if isinstance(schema, str) else None,
             )
-            if autocommit:
+            if autocommit or (len(texts) == 1 and stands_alone(texts[0])):
                 done = await _each(session, texts, values)
                 if await session.abandon():
                     raise _left_open()

@@ -8,7 +8,7 @@ time and is as good as new for the next one; what a driver raises leaves this ro
 from tools.doors.pg.address import address_of
 from tools.doors.pg.failures import failure_of
 from tools.doors.pg.pools import ADDRESS_CONNECTIONS_MAX, Pools
-from tools.doors.pg.session import Done, Session, Shape
+from tools.doors.pg.session import Done, Session, Shape, stands_alone
 from tools.doors.pg.types import literal, quoted
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "failure_of",
     "literal",
     "quoted",
+    "stands_alone",
 ]

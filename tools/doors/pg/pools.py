@@ -32,6 +32,12 @@ CONNECT_TRIES: Final = 3
 CONNECT_WAIT_S: Final = 0.2
 CLOSE_S: Final = 5.0
 
+_FORGET: Final = (
+    "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; CLOSE ALL; "
+    "UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
+)
+"""What DISCARD ALL does, in statements that share a round trip with others."""
+
 Address = dict[str, JSON]
 Key = tuple[JSON, ...]
 
@@ -42,6 +48,7 @@ class _Idle:
 
     key: Key
     connection: Any
+    settings: str
     timer: asyncio.TimerHandle
 
 
@@ -66,16 +73,17 @@ class Pools:
         """
         key = tuple(address.values())
         async with self._slot(key):
-            connection = await self._taken(key, address)
+            connection, settings = await self._taken(key, address)
+            session = Session(connection, shape or Shape(limits=self._limits), settings)
             usable = False
             try:
-                yield Session(connection, shape or Shape(limits=self._limits))
+                yield session
                 usable = True
             except ToolCallError:
                 usable = True
                 raise
             finally:
-                await self._give_back(key, connection, usable)
+                await self._give_back(key, connection, session.settings, usable)
 
     async def close(self) -> None:
         """End every idle connection."""
@@ -105,13 +113,13 @@ class Pools:
             if not own.borrowed_tokens and not own.statistics().tasks_waiting:
                 self._of_address.pop(key, None)
 
-    async def _taken(self, key: Key, address: Address) -> Any:
-        """An idle connection of the address, else a new one."""
+    async def _taken(self, key: Key, address: Address) -> tuple[Any, str]:
+        """An idle connection of the address, else a new one; and its settings."""
         for one in reversed(self._idle):
             if one.key == key:
                 self._forget(one)
                 if not one.connection.is_closed():
-                    return one.connection
+                    return one.connection, one.settings
                 self._open -= 1
         self._open += 1
         try:
@@ -119,23 +127,25 @@ class Pools:
                 oldest = self._idle[0]
                 self._forget(oldest)
                 await self._end(oldest.connection)
-            return await _connected(address, self._limits)
+            return await _connected(address, self._limits), ""
         except BaseException:
             self._open -= 1
             raise
 
-    async def _give_back(self, key: Key, connection: Any, usable: bool) -> None:
+    async def _give_back(
+        self, key: Key, connection: Any, settings: str, usable: bool
+    ) -> None:
         """Keep it for the next command, as good as new (TL-PG-11).
 
         After a cancellation it is ended: the driver cancels on the server first.
         """
         with anyio.CancelScope(shield=True):
-            if not usable or not await _renewed(connection):
+            if not usable or not await _renewed(connection, settings):
                 await self._end(connection)
                 return
         loop = asyncio.get_running_loop()
         timer = loop.call_later(IDLE_S, self._expire, connection)
-        self._idle.append(_Idle(key, connection, timer))
+        self._idle.append(_Idle(key, connection, settings, timer))
 
     def _forget(self, one: _Idle) -> None:
         one.timer.cancel()
@@ -159,16 +169,19 @@ class Pools:
                 connection.terminate()
 
 
-async def _renewed(connection: Any) -> bool:
-    """Without what the last command left there; False when that is not to be had."""
+async def _renewed(connection: Any, settings: str) -> bool:
+    """Without what the last command left there; False when that is not to be had.
+
+    Always, for a function or trigger of any statement may leave something. Settings
+    of ours stay: commands of one step come in rows, and the next needs no SET.
+    """
     if connection.is_closed():
         return False
     try:
         with anyio.fail_after(CLOSE_S):
             if connection.is_in_transaction():
                 await connection.execute("ROLLBACK")
-            # Temporary tables, role, settings, prepared statements, locks.
-            await connection.execute("DISCARD ALL")
+            await connection.execute(f"{_FORGET}; {settings}")
     except DRIVER_ERRORS:
         return False
     return not connection.is_closed()

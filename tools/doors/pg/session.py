@@ -67,22 +67,28 @@ class Done:
 class Session:
     """One connection, for one command. Its methods raise ToolCallError alone."""
 
-    def __init__(self, connection: Any, shape: Shape) -> None:
+    def __init__(self, connection: Any, shape: Shape, settings: str = "") -> None:
         self._connection = connection
         self._shape = shape
+        self.settings = settings
+        """SQL whose settings the connection has now."""
 
     async def begin(
         self, *, name: str, timeout_s: float, schema: str | None = None
     ) -> None:
-        """Settings of this command; the next one gets none of them (TL-PG-13)."""
+        """Settings of this command; the next one sets all of them anew (TL-PG-13)."""
         wanted = [
             f"SET application_name = {literal(name)}",
             f"SET statement_timeout = {max(1, int(timeout_s * 1000))}",
             f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'",
+            f"SET search_path = {quoted(schema)}, public"
+            if schema
+            else "RESET search_path",
         ]
-        if schema:
-            wanted.append(f"SET search_path = {quoted(schema)}, public")
-        await self.execute("; ".join(wanted))
+        settings = "; ".join(wanted)
+        if settings != self.settings:
+            await self.execute(settings)
+            self.settings = settings
 
     async def execute(self, text: str) -> str:
         """Statements of our own, without parameters; the last command tag."""
@@ -215,7 +221,7 @@ class Session:
             await self._read_cursor(prepared, values, read, rows)
         elif word in _IN_TRANSACTION:
             # A transaction around one statement changes nothing and lets us stop.
-            async with self._connection.transaction():
+            async with self.transaction():
                 await self._read_cursor(prepared, values, read, rows)
         else:
             self._keep(rows, read(await prepared.fetch(*values)), 0)
@@ -288,6 +294,14 @@ class Session:
         except asyncpg.PostgresError as error:
             code = str(getattr(error, "sqlstate", "22P02"))
             raise bad_parameter(index, f"a valid {kind.name}", code) from error
+
+
+def stands_alone(statement: str) -> bool:
+    """Is all or nothing of it the same with and without BEGIN around it?
+
+    Not so of LOCK, SAVEPOINT, DECLARE and others that want a transaction block.
+    """
+    return verb(statement) in _IN_TRANSACTION
 
 
 async def _quietly(action: Callable[[], Awaitable[None]]) -> None:
