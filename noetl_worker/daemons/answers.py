@@ -118,7 +118,10 @@ class Answers:
             current = await self._ports.log.lease_sequence(owned.shard)
         except UnavailableError:
             return False
-        if current != owned.epoch:
+        if owned.renewing or current < owned.epoch:
+            # A newer lease of our own is on its way, or came in the meantime.
+            return False
+        if current > owned.epoch:
             self._owner.lose(owned, "the lease is another's")
             return False
         self._confirmed[owned.shard] = now

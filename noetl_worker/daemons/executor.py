@@ -236,6 +236,7 @@ class Executor:
             await self._announce(running)
         outcome = await self._outcome(running)
         if outcome is None:
+            await self._ports.runner.settle(running.issued.command_id, False)
             running.delivery.nak(self._settings.nak_first_s)
             return
         await self._report(running, outcome)

@@ -45,6 +45,7 @@ class Bench:
         self.observer = Counting()
         self.answer: dict[str, Any] | None = {"obsolete": False, "starts": 0}
         self.asked = 0
+        self.settled: list[bool] = []
         self._tool = tool
 
     async def run(self, command: Command) -> ToolOutcome:
@@ -54,7 +55,7 @@ class Bench:
         """Nothing is taken from outside."""
 
     async def settle(self, command_id: str, kept: bool) -> None:
-        """Nothing waits for the end of a command."""
+        self.settled.append(kept)
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -166,6 +167,7 @@ async def test_a_platform_away_for_too_long_gives_the_command_back() -> None:
         await bench.until(lambda: bench.observer.counts.get(key) == 1)
         assert await bench.unfinished() == 1
     assert bench.events("command.failed") == []
+    assert bench.settled == [False], "what it took from outside goes back too"
 
 
 async def test_a_command_is_not_announced_while_its_owner_is_asked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ import noetl_worker.daemons.owner as owner_module
 from noetl_worker.bus.memory import MemoryBroker, MemoryBus
 from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.bus.topology import BusSettings
+from noetl_worker.daemons.answers import AnswerPorts, Answers
 from noetl_worker.daemons.owner import Owner, OwnerPorts
 from noetl_worker.daemons.ownership import (
     Ownership,
@@ -232,6 +234,41 @@ async def test_who_waits_for_a_shard_is_woken_when_it_is_lost() -> None:
             while not told:
                 await anyio.sleep(0)
         assert told == [False]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_lease_being_renewed_is_nobody_elses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever is asked meanwhile is silent; he does not give up his shard."""
+    owned = Owned()
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        with anyio.fail_after(5):
+            while not owned.ownership.ready:
+                await anyio.sleep(0)
+        shard = owned.ownership.shards[0]
+
+        answers: list[Any] = []
+        newest = [shard.epoch + 1, shard.epoch - 1, shard.epoch + 1]
+
+        async def lease(number: Shard) -> int:
+            return newest.pop(0)
+
+        async def hear(number: Shard, answer: Any) -> object:
+            answers.append(answer)
+            return None
+
+        monkeypatch.setattr(owned.bus.log, "lease_sequence", lease)
+        monkeypatch.setattr(owned.bus.signals, "answer", hear)
+        ports = AnswerPorts(
+            log=owned.bus.log, signals=owned.bus.signals, clock=owned.clock
+        )
+        await Answers(ports, owned.owner).open(shard)
+        for renewing, lost in ((True, False), (False, False), (False, True)):
+            shard.renewing = renewing
+            assert await answers[0]({"kind": "command"}) is None
+            assert shard.lost is lost
         tasks.cancel_scope.cancel()
 
 
