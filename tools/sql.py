@@ -11,6 +11,7 @@ import base64
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from state_builder.records import JSON
@@ -57,6 +58,10 @@ POSTGRES: Final = _dialect(
 SNOWFLAKE: Final = _dialect(_ESCAPED, r"(?:--|//)[^\n]*+", r"\$\$", False)
 """TL-SQL-06."""
 
+REMEMBERED_CHARS: Final = 4096
+REMEMBERED_TEXTS: Final = 256
+"""Texts up to that length are taken apart once: a loop runs the same for every row."""
+
 _COMMENT_MARK: Final = re.compile(r"/\*|\*/")
 _MAIN_VERBS: Final = frozenset(
     ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE")
@@ -68,10 +73,16 @@ def split(text: str, dialect: Dialect = POSTGRES) -> list[str]:
 
     Raises ToolCallError of ``configuration`` when there is none, or NUL in the text.
     """
+    take = _split if len(text) <= REMEMBERED_CHARS else _split.__wrapped__
+    return [*take(text, dialect)]
+
+
+@lru_cache(REMEMBERED_TEXTS)
+def _split(text: str, dialect: Dialect) -> tuple[str, ...]:
     if "\0" in text:
         raise configuration("query: SQL cannot contain NUL")
     parts = fragments(text.removeprefix("\ufeff"), dialect)
-    statements = [part for part, meaningful in parts if meaningful]
+    statements = tuple(part for part, meaningful in parts if meaningful)
     if not statements:
         raise configuration("query: empty query")
     return statements
@@ -158,6 +169,13 @@ def verb(statement: str) -> str:
 
 def words(statement: str) -> str:
     """The words of a statement outside of literals and comments, upper case."""
+    if len(statement) <= REMEMBERED_CHARS:
+        return _words(statement)
+    return _words.__wrapped__(statement)
+
+
+@lru_cache(REMEMBERED_TEXTS)
+def _words(statement: str) -> str:
     return " ".join(
         statement[start:end].upper()
         for kind, start, end in _pieces(statement, POSTGRES)
