@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -265,8 +266,10 @@ def issued_at(world: World, command_id: str) -> int:
 
 
 def decisions(world: World) -> list[str]:
-    """What the drive wrote, without completions; a set per step of what it was."""
-    return [one for one in world.trace() if not one.startswith(("CC", "CF"))]
+    """What the drive wrote, without completions and without ids of children: those
+    follow from where in the log they were called."""
+    written = [one for one in world.trace() if not one.startswith(("CC", "CF"))]
+    return [re.sub(r"\(\d+\)", "(child)", one) for one in written]
 
 
 @LAWS
