@@ -29,6 +29,7 @@ from noetl_worker.bus.nats import NatsBus
 from noetl_worker.bus.topology import BusSettings
 from state_builder.errors import LostDataError, SettingsError, UnavailableError
 from state_builder.ids import Shard
+from state_builder.ports import Delivery
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -113,9 +114,11 @@ async def test_workers_go_on_after_a_restart_with_a_new_view(
     ]
     await restart(own_nats_server)
     with anyio.fail_after(20):
-        during = await take(stream, 1)
+        during: list[Delivery] = []
         while len(during) < 2:
-            during += await take(stream, 1)
+            # What runs may come again: a killed broker forgets whom it gave it to.
+            more = await take(stream, 1)
+            during += [one for one in more if names([one]) != ["before"]]
         stored = [await each for each in last]
     running.ack()
     assert names(during) == ["during 1", "during 2"]
