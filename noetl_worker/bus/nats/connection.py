@@ -245,7 +245,9 @@ class Connection:
 
     async def _failed(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
-        if text != self._last_error:
+        # Who is refused is cut off right after: the refusal is what people must know.
+        refused = "authorization" in self._last_error.lower()
+        if text != self._last_error and not (refused and "reset" in text):
             self._last_error = text
             log.warning("bus.failed", error=text)
 
