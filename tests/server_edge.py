@@ -248,7 +248,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
         pool_status=lambda: {"pool_size": 1, "status": "ok"},
     )
     workload_bytes_max = server.pop("workload_bytes_max", 524_288)
-    chosen = {"append_s": 0.2, "ask_s": 0.05, "end_wait_s": 0.5, **server}
+    chosen = {"append_s": 1.0, "ask_s": 0.2, "end_wait_s": 0.5, **server}
     defaults = load({}, "worker").server
     settings = EdgeSettings(
         server=Server(**{**vars(defaults), **chosen}),

@@ -16,8 +16,10 @@ from msgspec import Raw
 from nats.js.api import ConsumerConfig
 from services import NatsServer
 
+from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.lifecycle import SystemClock
 from noetl_worker.metrics import PrometheusObserver
+from noetl_worker.results.values import Values
 from state_builder.errors import NotFoundError
 from state_builder.ports import Command
 from state_builder.records import CommandContext, encode_json
@@ -318,6 +320,7 @@ async def test_a_pipeline_answers_for_what_its_tasks_took(
         SystemClock(),
         PrometheusObserver(),
         NoWallet(),
+        Values(MemoryResults(), SystemClock(), PrometheusObserver()),
     )
     outcome = await runner.run(command)
     assert outcome.failed is bool(left)

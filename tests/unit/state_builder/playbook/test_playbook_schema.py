@@ -28,7 +28,7 @@ def complaints(document: JSON) -> list[str]:
 
 
 def cases(name: str) -> list[list[str]]:
-    found: list[list[str]] = json.loads((HERE / name).read_text())
+    found: list[list[str]] = YAML(typ="safe").load((HERE / name).read_text())
     return found
 
 
@@ -63,7 +63,7 @@ def test_every_example_is_valid(file: Path) -> None:
 def test_what_the_parser_takes_the_schema_takes() -> None:
     """No editor marks what runs: traced workflows, and documents with warnings."""
     texts = [json.dumps(document) for document in traced()]
-    texts += [start(body, more, root) for root, more, body, _ in cases("warnings.json")]
+    texts += [start(body, more, root) for root, more, body, _ in cases("warnings.yaml")]
     taken = [text for text in texts if parse(text).playbook is not None]
     assert len(taken) > 100
     wrong = {text: found for text in taken if (found := complaints(read(text).value))}
@@ -78,8 +78,8 @@ SHAPES = frozenset(
 
 def broken() -> list[tuple[str, str]]:
     """Rule and text of every document with one error of shape."""
-    found = [(rule, text) for rule, _, _, _, text in cases("document_errors.json")]
-    found += [(rule, start(body)) for rule, _, _, _, body in cases("step_errors.json")]
+    found = [(rule, text) for rule, _, _, _, text in cases("document_errors.yaml")]
+    found += [(rule, start(body)) for rule, _, _, _, body in cases("step_errors.yaml")]
     return [(rule, text) for rule, text in found if rule in SHAPES]
 
 
