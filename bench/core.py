@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from bench.playbooks import chain, fan
 from state_builder.arcs import Plan
-from state_builder.drive import DriveLimits, Turn, decide
+from state_builder.drive import Decision, DriveLimits, Turn, decide
 from state_builder.ids import Shard
 from state_builder.index import ShardIndex
 from state_builder.playbook import load
@@ -29,6 +29,12 @@ from state_builder.records import (
     encode_json,
     timestamp,
 )
+from state_builder.state import State
+
+LIMITS = DriveLimits(
+    visits_max=1_000_000, context_bytes_max=1 << 30, inline_bytes_max=1 << 30
+)
+"""Nothing is stored outside: that is not the core's work."""
 
 NOW = 1_767_225_600.0
 AT = timestamp(NOW)
@@ -44,9 +50,9 @@ _RESULT = Raw(
 class Shell:
     """An owner without a bus: messages go straight back in."""
 
-    def __init__(self, text: str, limits: DriveLimits | None = None) -> None:
+    def __init__(self, text: str) -> None:
         self.plan = Plan(load(text))
-        self.limits = limits or DriveLimits()
+        self.limits = LIMITS
         self.index = ShardIndex(0, 0)
         self.sequence = 0
         self.memo: dict[str, object] = {}
@@ -59,27 +65,32 @@ class Shell:
         touched = self.index.apply(message)
         issued: list[Event] = []
         for entry in touched:
-            turn = Turn(
-                plan=self.plan,
-                state=entry.state,
-                now=NOW,
-                at=AT,
-                limits=self.limits,
-                memo=self.memo,
-            )
-            decision = decide(turn)
-            if decision is None:
-                continue
-            eid = entry.state.execution_id
-            passes = [[*decision.events, one.event] for one in decision.commands[:1]]
-            passes += [[one.event] for one in decision.commands[1:]]
-            for events in passes or [decision.events]:
-                own = encode_append([Record(execution_id=eid, events=events)])
-                self.sequence += 1
-                stored = LogMessage(self.sequence, Shard(0), "commands", own, NOW)
-                self.index.apply(stored)
-            issued += [one.event for one in decision.commands]
+            while (decision := self._decide(entry.state)) is not None:
+                self._store(entry.state.execution_id, decision)
+                issued += [one.event for one in decision.commands]
+                if not decision.partial:
+                    break
         return issued
+
+    def _decide(self, state: State) -> Decision | None:
+        turn = Turn(
+            plan=self.plan,
+            state=state,
+            now=NOW,
+            at=AT,
+            limits=self.limits,
+            memo=self.memo,
+        )
+        return decide(turn)
+
+    def _store(self, eid: str, decision: Decision) -> None:
+        passes = [[*decision.events, one.event] for one in decision.commands[:1]]
+        passes += [[one.event] for one in decision.commands[1:]]
+        for events in passes or [decision.events]:
+            own = encode_append([Record(execution_id=eid, events=events)])
+            self.sequence += 1
+            stored = LogMessage(self.sequence, Shard(0), "commands", own, NOW)
+            self.index.apply(stored)
 
     def start(self, eid: str) -> list[Event]:
         """A genesis."""
@@ -126,7 +137,7 @@ workflow:
 
 def per_step(text: str, runs: int) -> float:
     """CPU microseconds per step."""
-    shell = Shell(text, DriveLimits(visits_max=1_000_000))
+    shell = Shell(text)
     begun = time.process_time()
     steps = sum(shell.run(str(10_000 + number)) for number in range(runs))
     return (time.process_time() - begun) / steps * 1e6
