@@ -62,7 +62,10 @@ METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 def create_edge(ports: ServerPorts, settings: EdgeSettings) -> Edge:
     """The parts, wired."""
-    hub = Hub(ports.log, ports.observer, settings.server.stream_events_max)
+    kept = settings.server
+    hub = Hub(
+        ports.log, ports.observer, kept.stream_events_max, kept.stream_window_bytes
+    )
     history = History(ports.log, ports.rows, settings.shard_count)
     live = Live(
         ports.signals,

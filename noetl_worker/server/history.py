@@ -135,8 +135,8 @@ class History:
         From the log alone where the start is known or the id is a recent place in it;
         from rows and then the log otherwise.
         """
-        place = self._place(execution_id, after, joined)
-        if place is None:
+        place = self.place(execution_id, after, joined.generation)
+        if place is None or not _near(place, joined):
             materialized = await self._rows.materialized()
             async for view in self._rows_since(execution_id, after):
                 after = int(view.event_id)
@@ -146,17 +146,18 @@ class History:
             if logged.event_id > after:
                 yield logged
 
-    def _place(self, execution_id: str, after: int, joined: LogInfo) -> int | None:
-        """From where to read the log so that nothing after ``after`` is missed."""
+    def place(self, execution_id: str, after: int, generation: int) -> int | None:
+        """The sequence after which the log lacks nothing that follows ``after``.
+
+        None when the start is not known here, or the id is of another life of the log.
+        """
         place = self._starts.get(execution_id, 0) - 1
         if after:
-            generation, sequence, _ = event_position(after)
-            if generation != joined.generation:
+            life, sequence, _ = event_position(after)
+            if life != generation:
                 return None
             place = max(place, sequence - 1)
-        if place < 0 or place < joined.first_sequence - 1:
-            return None
-        return place if joined.last_sequence - place <= TAIL_MAX // 10 else None
+        return None if place < 0 else place
 
     async def _rows_since(
         self, execution_id: str, after: int
@@ -171,6 +172,11 @@ class History:
                     yield view
             if len(page.events) < PAGE:
                 return
+
+
+def _near(place: int, until: LogInfo) -> bool:
+    """The log still has all after this place, and it is not much."""
+    return until.first_sequence - 1 <= place >= until.last_sequence - TAIL_MAX // 10
 
 
 def _remember(kept: OrderedDict[str, int], execution_id: str, sequence: int) -> None:

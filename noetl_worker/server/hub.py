@@ -1,9 +1,10 @@
 """Live events of single executions: the log is read once, listeners share it.
 
 The hub follows all shards after the log's end while anybody listens, decodes only whose
-event it is, and hands the events of an execution to those who asked for it. Nothing is
-stored: what was before a listener joined is :mod:`noetl_worker.server.history`'s
-business, and a listener that reads too slowly is dropped, never waited for.
+event it is, and hands the events of an execution to those who asked for it. What was
+read last is kept in a window; what was before that is
+:mod:`noetl_worker.server.history`'s business. A listener that reads too slowly is
+dropped, never waited for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import structlog
 from msgspec import DecodeError, Struct, ValidationError
 from msgspec.json import Decoder
 
+from noetl_worker.server.window import Window
 from state_builder.errors import LostDataError, RecordError, UnavailableError
 from state_builder.ids import event_id
 from state_builder.ports import EventLog, LogMessage, Observer
@@ -144,10 +146,13 @@ class Hub:
         join_s: how long a listener waits for the log to be followed.
     """
 
-    def __init__(self, log: EventLog, observer: Observer, buffer_max: int) -> None:
+    def __init__(
+        self, log: EventLog, observer: Observer, buffer_max: int, window_bytes: int
+    ) -> None:
         self._log = log
         self._observer = observer
         self._buffer_max = buffer_max
+        self._window = Window(window_bytes)
         self._listeners: dict[str, list[Listener]] = {}
         self._position = 0
         self.generation = 0
@@ -178,6 +183,17 @@ class Hub:
             raise
         return listener
 
+    def past(self, execution_id: str, after: int) -> list[Logged] | None:
+        """What was read of an execution after a sequence; None when that is too old."""
+        messages = self._window.since(after)
+        if messages is None:
+            return None
+        return [
+            logged
+            for message in messages
+            for logged in events_of(message, execution_id, self.generation)
+        ]
+
     def leave(self, listener: Listener) -> None:
         """Listen no more."""
         listeners = self._listeners.get(listener.execution_id, [])
@@ -205,6 +221,7 @@ class Hub:
             try:
                 info = await self._log.info()
                 self._position, self.generation = info.last_sequence, info.generation
+                self._window.restart(info.last_sequence)
                 await self._follow()
             except* (UnavailableError, LostDataError) as errors:
                 log.warning("hub.interrupted", reason=str(errors.exceptions[0]))
@@ -233,6 +250,7 @@ class Hub:
     def _hand_out(self, batch: list[LogMessage]) -> None:
         for message in batch:
             self._position = message.sequence
+            self._window.add(message)
             try:
                 head = _heads.decode(message.data)
             except (ValidationError, DecodeError):

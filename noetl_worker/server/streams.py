@@ -87,6 +87,12 @@ class Streams:
             yield f": unavailable, come back later: {_line(str(error))}\n\n".encode()
 
     async def _past(self, told: _Told) -> AsyncIterator[bytes]:
+        recent = self._recent(told)
+        if recent is not None:
+            frames = map(told.log, recent)
+            if told_now := b"".join(frames):
+                yield told_now
+            return
         until = await self._ports.log.info()
         async for found in self._history.since(told.execution_id, told.last, until):
             frame = (
@@ -96,6 +102,13 @@ class Streams:
             )
             if frame:
                 yield frame
+
+    def _recent(self, told: _Told) -> list[Logged] | None:
+        """The past where the hub still holds all of it."""
+        eid, after = told.execution_id, told.last
+        place = self._history.place(eid, after, self._hub.generation)
+        found = None if place is None else self._hub.past(eid, place)
+        return found and [logged for logged in found if logged.event_id > after]
 
     async def _coming(self, told: _Told, listener: Listener) -> AsyncIterator[bytes]:
         while not told.over:

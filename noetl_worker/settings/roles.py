@@ -75,6 +75,13 @@ class Server:
         "",
         SOME,
     )
+    stream_window_bytes: int = env(
+        "NOETL_STREAM_WINDOW_BYTES",
+        8 * 1024 * 1024,
+        "newest part of the log kept for streams that open while others are open",
+        "bytes",
+        SOME,
+    )
     pending_commands_max: int = env(
         "NOETL_MAX_PENDING_COMMANDS",
         0,
