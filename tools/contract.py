@@ -9,7 +9,7 @@ environment or keeps state between calls other than pools of connections.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, NamedTuple, Protocol
 
@@ -18,6 +18,8 @@ from msgspec import field as struct_field
 
 from state_builder.ports import Observer
 from state_builder.records import JSON, ChildRequest, ToolOutcome
+from state_builder.values import OpenObject
+from tools.errors import configuration
 
 METADATA_CIDRS: Final = (
     *("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32"),
@@ -32,6 +34,7 @@ class ToolLimits:
     Attributes:
         timeout_s: TL-LIM-01, where neither tool nor step name one.
         http_body_bytes_max, output_bytes_max, rows_max, result_bytes_max: TL-LIM-04.
+        stream_bytes_max: most bytes that are moved piece by piece.
         sequence_runs_max: TL-TS-25.
         python_rss_mb_max: address space of a child that runs user code; 0 = none.
         shell_rss_mb_max: address space of each process of a shell command; 0 = none.
@@ -70,6 +73,7 @@ class ToolLimits:
     output_bytes_max: int = 16 << 20
     rows_max: int = 100_000
     result_bytes_max: int = 64 << 20
+    stream_bytes_max: int = 512 << 20
     sequence_runs_max: int = 1_000_000
     python_rss_mb_max: int = 0
     shell_rss_mb_max: int = 0
@@ -144,8 +148,8 @@ class Effects(Protocol):
 class Values(Protocol):
     """Values behind the platform's own references (TL-AR-02)."""
 
-    async def read(self, call: CallContext, ref: str) -> JSON:
-        """The data as it was stored.
+    async def read(self, call: CallContext, ref: str) -> JSON | bytes:
+        """The data as it was stored; bytes where it was no JSON to begin with.
 
         Raises ToolCallError: ``missing_reference`` when it is gone, ``configuration``
         for what is no reference, ``auth`` for one of somebody else (TL-AR-05).
@@ -155,6 +159,25 @@ class Values(Protocol):
         self, call: CallContext, name: str, data: bytes, scope: str
     ) -> dict[str, JSON]:
         """Store JSON; ``{ref, uri, store, bytes, sha256}``. Raises ToolCallError."""
+
+    async def open(self, call: CallContext, ref: str) -> OpenObject:
+        """Begin to read its bytes. Raises as :meth:`read` does, the chunks too."""
+
+    async def stream(
+        self,
+        call: CallContext,
+        name: str,
+        chunks: AsyncIterator[bytes],
+        about: Mapping[str, str],
+    ) -> dict[str, JSON]:
+        """Store bytes that are never all in memory.
+
+        Args:
+            about: ``content_type``, ``scope``.
+
+        Returns ``{ref, uri, store, bytes, sha256, content_type}``; raises
+        ToolCallError, ``limit`` for more than may be streamed.
+        """
 
 
 class Children(Protocol):
@@ -210,6 +233,13 @@ class CallContext(Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """What an effect is known by outside: the same when the call is repeated."""
         return f"{self.command_id}.{self.index}" if self.index else self.command_id
+
+    @property
+    def values(self) -> Values:
+        """What the platform stores. Raises ToolCallError where there is no store."""
+        if self.ports.values is None:
+            raise configuration("this worker has no result store")
+        return self.ports.values
 
 
 class Held(Protocol):

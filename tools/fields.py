@@ -42,6 +42,14 @@ def first_of(config: Fields, keys: tuple[str, ...]) -> tuple[str, JSON]:
     return keys[0], None
 
 
+def reference_of(value: JSON) -> str:
+    """The text of a reference, or of a reference object's ``ref`` or ``uri``; else
+    empty."""
+    if isinstance(value, dict):
+        _, value = first_of(value, ("ref", "uri", "_ref"))
+    return value if isinstance(value, str) else ""
+
+
 def text_of(config: Fields, key: str, where: str = "") -> str | None:
     """A text that is not empty, or None."""
     value = config.get(key)

@@ -30,6 +30,11 @@ from state_builder.values import MANIFEST_TYPE, Manifest, OpenObject, ResultStor
 
 RETRY_FIRST_S = 0.2
 
+JSON_TYPE = "application/json"
+
+BYTES_FORM = "bytes"
+"""Form of what is no JSON but somebody's bytes, as they came."""
+
 _ANY_TIER = frozenset({"", "auto", "memory", "db"})
 """Words for the one configured store; the last two are older names of it."""
 
@@ -39,12 +44,14 @@ class ValueSettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         bytes_max: most bytes of one value fetched into memory.
+        stream_bytes_max: most bytes that are stored piece by piece.
         cache_bytes: of all values kept after they were fetched (TL-RR-44).
         tries: of a store that is away, with waits that double from 0.2 s.
     """
 
     root: KeyRoot = KeyRoot()
     bytes_max: int = 64 << 20
+    stream_bytes_max: int = 512 << 20
     cache_bytes: int = 256 << 20
     tries: int = 5
 
@@ -79,7 +86,7 @@ class Values:
         wait_s = RETRY_FIRST_S
         for left in reversed(range(self._settings.tries)):
             try:
-                return await self.keep_stream(locator, _whole(data), about)
+                return await self._put(locator, _whole(data), about)
             except UnavailableError:
                 if not left:
                     raise
@@ -90,12 +97,33 @@ class Values:
     async def keep_stream(
         self, locator: Locator, chunks: AsyncIterator[bytes], about: Mapping[str, str]
     ) -> Reference:
-        """The same for bytes that come piece by piece; they cannot be sent twice."""
+        """The same for bytes that come piece by piece; they cannot be sent twice.
+
+        Raises LimitExceededError too; then nothing is stored.
+        """
+        return await self._put(locator, self._bounded(chunks), about)
+
+    async def _bounded(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        size, limit = 0, self._settings.stream_bytes_max
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                self._observer.count("noetl_limit_hits_total", limit="stream_bytes_max")
+                raise LimitExceededError(
+                    "stream_bytes_max",
+                    f"more than {limit:,} bytes came, the most that is stored as one "
+                    "value: raise NOETL_RESULT_STREAM_MAX_BYTES or ask for less",
+                )
+            yield chunk
+
+    async def _put(
+        self, locator: Locator, chunks: AsyncIterator[bytes], about: Mapping[str, str]
+    ) -> Reference:
         store = self._tier(about.get("tier", ""))
         key = object_key(locator, self._settings.root)
         stored = await store.put(key, chunks, about)
         self._observer.count("noetl_results_stored_total", tier=store.tier)
-        media_type = about.get("media_type", "application/json")
+        media_type = about.get("media_type", JSON_TYPE)
         return Reference(
             ref=str(locator),
             uri=str(locator),
@@ -136,7 +164,16 @@ class Values:
         if form != "pipeline" and about.get("media_type") != MANIFEST_TYPE:
             return opened
         data = whole_value(await self.fetch(Reference(ref=ref)), form)
-        return OpenObject(opened.info._replace(bytes=len(data)), _whole(data))
+        about = {**about, "media_type": JSON_TYPE}
+        info = opened.info._replace(bytes=len(data), about=about)
+        return OpenObject(info, _whole(data))
+
+    async def read(self, ref: str) -> tuple[bytes, bool]:
+        """All of it, as :meth:`open` gives it, and whether it is JSON."""
+        about = (await self._open(ref)).info.about
+        form = about.get("form", "plain")
+        data = whole_value(await self.fetch(Reference(ref=ref)), form)
+        return data, form != BYTES_FORM
 
     async def drop(self, ref: str) -> None:
         """See the port."""
@@ -202,7 +239,7 @@ class Values:
             raise LimitExceededError(
                 "result_bytes_max",
                 f"{what} has {size:,} bytes, at most {limit:,} are taken into memory: "
-                "pass the reference on",
+                "pass the reference on, or copy it with artifact put and source",
             )
 
     def _remember(self, name: str, data: bytes) -> None:

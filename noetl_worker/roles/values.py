@@ -38,6 +38,7 @@ def open_values(process: Process, bus: NatsBus) -> Values:
         process.observer,
         ValueSettings(
             bytes_max=settings.tools.result_bytes_max,
+            stream_bytes_max=settings.worker.stream_bytes_max,
             cache_bytes=settings.worker.result_cache_bytes,
         ),
         {store.tier: store for store in others},

@@ -34,6 +34,7 @@ def tool_limits(settings: Settings) -> ToolLimits:
         output_bytes_max=tools.output_bytes_max,
         rows_max=tools.rows_max,
         result_bytes_max=tools.result_bytes_max,
+        stream_bytes_max=settings.worker.stream_bytes_max,
         sequence_runs_max=tools.sequence_runs_max,
         python_rss_mb_max=tools.python_rss_mb_max,
         python_runs_max=tools.python_runs_max,
@@ -85,7 +86,7 @@ async def run(process: Process) -> None:
         ports = ToolPorts(
             plugins=RemotePlugins(client),
             observer=process.observer,
-            values=StepValues(values),
+            values=StepValues(values, ids.mint),
             children=children,
         )
         runner = Runner(

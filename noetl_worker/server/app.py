@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Final
 
 import anyio
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.config.cors import CORSConfig
 from litestar.enums import ScopeType
 from litestar.openapi.config import OpenAPIConfig
@@ -136,7 +136,11 @@ def create_app(
             *credentials.ROUTES,
             *wallet.ROUTES,
             *plugins.ROUTES,
-            *results.ROUTES,
+            Router(
+                path="/",
+                route_handlers=results.ROUTES,
+                request_max_body_size=settings.blob_bytes_max,
+            ),
             *more_routes,
         ],
         exception_handlers=HANDLERS,

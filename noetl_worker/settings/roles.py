@@ -40,7 +40,7 @@ class Server:
     blob_bytes_max: int = env(
         "NOETL_BLOB_MAX_BYTES",
         64_000_000,
-        "largest stored result or object",
+        "largest request body that puts a result or object",
         "bytes",
         SOME,
     )
@@ -228,6 +228,13 @@ class Worker:
         "resolved results kept in memory",
         "bytes",
         NOT_NEGATIVE,
+    )
+    stream_bytes_max: int = env(
+        "NOETL_RESULT_STREAM_MAX_BYTES",
+        512 * MIB,
+        "largest body or file streamed into the result store",
+        "bytes",
+        SOME,
     )
     tls_client_cert: str = env(
         "NOETL_TLS_CLIENT_CERT", "", "certificate for the server"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,9 @@ CALL = tool_calls.context(ToolLimits())
 @pytest.fixture
 def values(tmp_path: Path) -> StepValues:
     store = open_store("disk", "", str(tmp_path))
-    settings = ValueSettings(bytes_max=100)
-    return StepValues(Values(store, SystemClock(), PrometheusObserver(), settings))
+    settings = ValueSettings(bytes_max=100, stream_bytes_max=3000)
+    kept = Values(store, SystemClock(), PrometheusObserver(), settings)
+    return StepValues(kept, map(str, count(1)).__next__)
 
 
 async def test_what_was_written_is_read(values: StepValues) -> None:
@@ -50,3 +53,42 @@ async def test_what_cannot_be_read_says_why(values: StepValues) -> None:
         assert caught.value.failure.kind == kind, ref
     with pytest.raises(ToolCallError, match="scope must be one of"):
         await values.write(CALL, "note", b"1", "forever")
+
+
+async def chunks(size: int) -> AsyncIterator[bytes]:
+    for start in range(0, size, 1000):
+        yield b"\xff" * min(1000, size - start)
+
+
+async def test_bytes_pass_through_whatever_may_be_held(values: StepValues) -> None:
+    """TL-AR-03, TL-AR-04: what is larger than a value in memory is read by pieces."""
+    about = {"content_type": "image/png"}
+    kept = await values.stream(CALL, "photo", chunks(2500), about)
+    assert (kept["bytes"], kept["content_type"]) == (2500, "image/png")
+    opened = await values.open(CALL, str(kept["ref"]))
+    assert b"".join([chunk async for chunk in opened.chunks]) == b"\xff" * 2500
+    with pytest.raises(ToolCallError, match="artifact put and source") as caught:
+        await values.read(CALL, str(kept["ref"]))
+    assert caught.value.failure.kind == "limit"
+    small = await values.stream(CALL, "photo", chunks(3), {})
+    assert await values.read(CALL, str(small["ref"])) == b"\xff\xff\xff"
+
+
+async def test_a_repeated_call_overwrites_nothing(values: StepValues) -> None:
+    """TL-RR-10: what an earlier delivery told of stays what it was."""
+    first = await values.stream(CALL, "photo", chunks(3), {})
+    again = await values.stream(CALL, "photo", chunks(4), {})
+    assert first["ref"] != again["ref"]
+    assert await values.read(CALL, str(first["ref"])) == b"\xff" * 3
+
+
+async def test_too_much_is_refused_and_nothing_is_kept(
+    values: StepValues, tmp_path: Path
+) -> None:
+    """TL-LIM-04: the setting is named; half a value takes no room."""
+    with pytest.raises(ToolCallError, match="NOETL_RESULT_STREAM_MAX_BYTES") as caught:
+        await values.stream(CALL, "photo", chunks(3001), {})
+    failure = caught.value.failure
+    assert (failure.kind, failure.code) == ("limit", "stream_bytes_max")
+    assert not failure.retryable
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -7,25 +7,30 @@ stops there (TL-LIM-04).
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 ENCODINGS: Final = "gzip, deflate"
 """What is asked for; what comes in another encoding is given as it is."""
 
 
+PIECE_BYTES: Final = 256 * 1024
+"""Most that is unpacked at once."""
+
+
 class Decoder(Protocol):
     """Unpacks a body piece by piece."""
 
-    def take(self, chunk: bytes, room: int) -> bytes:
-        """At most ``room`` bytes more. Raises zlib.error."""
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        """What a chunk unpacks to, a little at a time. Raises zlib.error."""
 
 
 class Identity:
     """A body that is not packed."""
 
-    def take(self, chunk: bytes, room: int) -> bytes:
-        """The piece itself."""
-        return chunk[:room]
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        """The chunk itself."""
+        yield chunk
 
 
 class Inflate:
@@ -40,26 +45,29 @@ class Inflate:
         self._stream = zlib.decompressobj(window)
         self._began = False
 
-    def take(self, chunk: bytes, room: int) -> bytes:
-        """What the piece unpacks to; the rest of it is dropped when room runs out."""
-        found = bytearray()
-        while chunk and len(found) < room:
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        """What a chunk unpacks to; nothing is unpacked before it is asked for."""
+        more = True
+        while more:
             if self._stream.eof:
                 self._stream = zlib.decompressobj(self._window)
-            found += self._inflated(chunk, room - len(found))
-            chunk = self._stream.unused_data
-        return bytes(found)
+            found = self._inflated(chunk)
+            if found:
+                yield found
+            chunk = self._stream.unconsumed_tail or self._stream.unused_data
+            # A full piece may have left some inside, with nothing left to feed.
+            more = bool(chunk) or len(found) == PIECE_BYTES
 
-    def _inflated(self, chunk: bytes, room: int) -> bytes:
+    def _inflated(self, chunk: bytes) -> bytes:
         try:
-            return self._stream.decompress(chunk, room)
+            return self._stream.decompress(chunk, PIECE_BYTES)
         except zlib.error:
             if self._began or self._window != self._ZLIB:
                 raise
             # "deflate" is zlib by the book and bare deflate by habit.
             self._window = self._RAW
             self._stream = zlib.decompressobj(self._RAW)
-            return self._stream.decompress(chunk, room)
+            return self._stream.decompress(chunk, PIECE_BYTES)
         finally:
             self._began = True
 

@@ -7,7 +7,7 @@ a step reaches what its credential gives, and without one it is refused (TL-PG-1
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -28,6 +28,9 @@ SCHEMES: Final = {"s3": "s3", "gs": "gcs"}
 
 STORE_ERRORS: Final = (BaseError, OSError)
 """What the library raises: its own tree, and Python's where there is such an error."""
+
+PART_BYTES: Final = 8 * 1024 * 1024
+PIECE_BYTES: Final = 1024 * 1024
 
 RETRIES: Final[Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
@@ -113,14 +116,31 @@ def _gcs_access(given: Fields) -> Fields:
 async def put(
     place: Place,
     access: Fields,
-    data: bytes | Path,
+    data: bytes | Path | AsyncIterator[bytes],
     attributes: Mapping[str, str] | None = None,
 ) -> None:
-    """Store an object, in parts where it is large. Raises ToolCallError."""
+    """Store an object, in parts where it is large; all of it, or nothing.
+
+    Raises ToolCallError, and what ``data`` raises.
+    """
     try:
         await obstore.put_async(
-            _opened(place, access), place.key, data, attributes=dict(attributes or {})
+            _opened(place, access),
+            place.key,
+            data,
+            attributes=dict(attributes or {}),
+            chunk_size=PART_BYTES,
         )
+    except STORE_ERRORS as error:
+        raise _failure(error, place) from error
+
+
+async def read(place: Place, access: Fields) -> AsyncIterator[bytes]:
+    """The bytes, piece by piece. Raises as :func:`get` does, without its limit."""
+    try:
+        found = await obstore.get_async(_opened(place, access), place.key)
+        async for piece in found.stream(min_chunk_size=PIECE_BYTES):
+            yield bytes(piece)
     except STORE_ERRORS as error:
         raise _failure(error, place) from error
 

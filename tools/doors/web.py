@@ -24,6 +24,7 @@ import structlog
 
 from state_builder.records import JSON, ToolFailure
 from state_builder.redact import mask_url
+from state_builder.values import OpenObject
 from tools.contract import ToolLimits
 from tools.doors.encodings import ENCODINGS, decoder_of
 from tools.errors import ToolCallError, configuration
@@ -68,6 +69,10 @@ class Part:
         return b64decode(self.base64) if self.base64 else self.value.encode()
 
 
+Keep: TypeAlias = Callable[[str, AsyncIterator[bytes]], Awaitable[dict[str, JSON]]]
+"""Content type and body of an answer → what stands for it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WebRequest:
     """One request.
@@ -75,8 +80,10 @@ class WebRequest:
     Attributes:
         headers: name → value, as the author spells names.
         multipart: parts of a multipart form; then ``content`` is not used.
+        source: opens the body where it is sent piece by piece, not from memory.
         secret_headers: lower-case names that stay with the origin (TL-HT-08).
         body_bytes_max: cap of the answer's body; 0 = the worker's.
+        keep: takes the body of a 2xx answer piece by piece, however long it is.
     """
 
     method: str
@@ -84,12 +91,14 @@ class WebRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     multipart: tuple[Part, ...] = ()
+    source: Callable[[], Awaitable[OpenObject]] | None = None
     secret_headers: frozenset[str] = frozenset()
     connect_s: float = 30.0
     read_s: float = 30.0
     verify: bool = True
     follow_redirects: bool = True
     body_bytes_max: int = 0
+    keep: Keep | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +107,7 @@ class WebResponse:
 
     Attributes:
         headers: in order, names lower-case; a name may occur again.
+        body: empty where the request's ``keep`` took it; then ``kept`` is its answer.
         url: of the last hop.
     """
 
@@ -105,6 +115,7 @@ class WebResponse:
     reason: str
     headers: list[tuple[str, str]]
     body: bytes
+    kept: dict[str, JSON] | None = None
     url: str
     elapsed_s: float
 
@@ -202,12 +213,13 @@ class Web:
         """
         started = time.monotonic()
         for _ in range(REDIRECTS_MAX + 1):
-            response, body = await self._hop(request)
+            response, body, kept = await self._hop(request)
             location = response.headers.get("location")
             redirected = response.status_code in _REDIRECTS and location
             if not redirected or not request.follow_redirects:
                 elapsed = time.monotonic() - started
-                return _answer(response, body, request.url, elapsed)
+                answer = _answer(response, body, request.url, elapsed)
+                return replace(answer, kept=kept)
             request = _next(request, response.status_code, str(location))
         raise _failure(
             "client_error", "TOO_MANY_REDIRECTS", f"more than {REDIRECTS_MAX} redirects"
@@ -219,19 +231,26 @@ class Web:
         for client in clients:
             await client.aclose()
 
-    async def _hop(self, request: WebRequest) -> tuple[httpx.Response, bytes]:
+    async def _hop(
+        self, request: WebRequest
+    ) -> tuple[httpx.Response, bytes, dict[str, JSON] | None]:
         try:
             host = urlsplit(request.url).hostname or ""
             self._check_address(host, host)
             client = self._client(request.verify, host)
+            opened = await request.source() if request.source else None
             response = await client.send(
-                self._built(client, request, host),
+                self._built(client, request, host, opened),
                 stream=True,
                 auth=None,
                 follow_redirects=False,
             )
             try:
-                return response, await self._read(response, request)
+                if request.keep is not None and response.is_success:
+                    kind = response.headers.get("content-type", "")
+                    kept = await request.keep(kind, _pieces(response))
+                    return response, b"", kept
+                return response, await self._read(response, request), None
             finally:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
@@ -241,20 +260,27 @@ class Web:
             raise _transport_failure(error, mask_url(request.url)) from error
 
     def _built(
-        self, client: httpx.AsyncClient, request: WebRequest, host: str
+        self,
+        client: httpx.AsyncClient,
+        request: WebRequest,
+        host: str,
+        opened: OpenObject | None,
     ) -> httpx.Request:
         parts = [
             (part.name, (part.filename, part.content, part.content_type))
             for part in request.multipart
         ]
+        headers = [
+            (name.encode(), text.encode()) for name, text in request.headers.items()
+        ]
+        if opened is not None:
+            headers.append((b"Content-Length", b"%d" % opened.info.bytes))
+        content = request.content if opened is None else opened.chunks
         return client.build_request(
             request.method,
             request.url,
-            headers=[
-                (name.encode(), value.encode())
-                for name, value in request.headers.items()
-            ],
-            content=None if parts else request.content,
+            headers=headers,
+            content=None if parts else content,
             files=parts or None,
             timeout=httpx.Timeout(request.read_s, connect=request.connect_s),
             extensions={"trace": self._guard(host)},
@@ -266,14 +292,9 @@ class Web:
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length) > limit:
             raise _too_large(limit)
-        decoder = decoder_of(response.headers.get("content-encoding", ""))
         body = bytearray()
-        async for chunk in response.aiter_raw():
-            try:
-                body += decoder.take(chunk, limit + 1 - len(body))
-            except zlib.error as error:
-                text = f"the response body cannot be decompressed: {error}"
-                raise _failure("server_error", "DECODING", text) from error
+        async for piece in _pieces(response):
+            body += piece
             if len(body) > limit:
                 raise _too_large(limit)
         return bytes(body)
@@ -328,6 +349,18 @@ class Web:
             raise configuration(text)
 
 
+async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body, decompressed. Raises ToolCallError."""
+    decoder = decoder_of(response.headers.get("content-encoding", ""))
+    async for chunk in response.aiter_raw():
+        try:
+            for piece in decoder.pieces(chunk):
+                yield piece
+        except zlib.error as error:
+            text = f"the response body cannot be decompressed: {error}"
+            raise _failure("server_error", "DECODING", text) from error
+
+
 def _next(request: WebRequest, status: int, location: str) -> WebRequest:
     """The request a redirect asks for (TL-HT-08)."""
     url = urljoin(request.url, location)
@@ -344,7 +377,9 @@ def _next(request: WebRequest, status: int, location: str) -> WebRequest:
     becomes_get = status == 303 and method != "HEAD"
     if becomes_get or (status in (301, 302) and method == "POST"):
         dropped |= _BODY_HEADERS
-        request = replace(request, method="GET", content=None, multipart=())
+        request = replace(
+            request, method="GET", content=None, multipart=(), source=None
+        )
     headers = {
         name: value
         for name, value in request.headers.items()

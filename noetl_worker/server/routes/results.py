@@ -18,9 +18,6 @@ from noetl_worker.server.stored import Placed, Wished, seconds_of
 from state_builder.errors import InvalidError, NotFoundError
 from state_builder.values import OpenObject
 
-BLOB_BYTES_MAX = 64 * 1024 * 1024
-"""RT-API-9."""
-
 
 class ResultBody(Struct, kw_only=True):
     """RT-RES-1; ``extracted``, ``compress`` and ``correlation`` are accepted."""
@@ -34,11 +31,7 @@ class ResultBody(Struct, kw_only=True):
     idempotency_key: str | None = None
 
 
-@put(
-    "/api/result/{execution_id:str}",
-    status_code=HTTPStatus.OK,
-    request_max_body_size=BLOB_BYTES_MAX,
-)
+@put("/api/result/{execution_id:str}", status_code=HTTPStatus.OK)
 async def put_result(
     request: HttpRequest, execution_id: FromPath[str], data: JSONBody[ResultBody]
 ) -> Placed:
@@ -57,7 +50,7 @@ async def put_result(
 
 @get("/api/result/resolve")
 async def resolve(request: HttpRequest, ref: FromQuery[str] = "") -> Stream:
-    """The stored JSON behind a reference, as the body itself."""
+    """What is stored behind a reference, as the body itself."""
     if not ref:
         raise InvalidError("give the reference as ?ref=")
     return _streamed(await edge_of(request).stored.resolve(ref))
@@ -116,7 +109,6 @@ async def drop_step(
     "/api/internal/objects/{key:path}",
     guards=[internal],
     status_code=HTTPStatus.OK,
-    request_max_body_size=BLOB_BYTES_MAX,
 )
 async def put_object(request: HttpRequest, key: FromPath[str]) -> dict[str, Any]:
     """Store an opaque blob."""
@@ -131,8 +123,13 @@ async def read_object(request: HttpRequest, key: FromPath[str]) -> Stream:
     return _streamed(opened, "application/octet-stream")
 
 
-def _streamed(opened: OpenObject, media_type: str = "application/json") -> Stream:
-    headers = {"content-length": str(opened.info.bytes)}
+def _streamed(opened: OpenObject, media_type: str = "") -> Stream:
+    # What somebody else's server sent is never shown by a browser as this server's.
+    media_type = media_type or opened.info.about.get("media_type", "application/json")
+    headers = {
+        "content-length": str(opened.info.bytes),
+        "x-content-type-options": "nosniff",
+    }
     return Stream(opened.chunks, media_type=media_type, headers=headers)
 
 
@@ -160,3 +157,4 @@ ROUTES: list[HTTPRouteHandler] = [
     put_object,
     read_object,
 ]
+"""Their bodies may have NOETL_BLOB_MAX_BYTES (RT-API-9)."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from state_builder.records import JSON
+from state_builder.values import OpenObject
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.statuses import failure_of
-from tools.doors.web import Part, Web, WebRequest
+from tools.doors.web import Keep, Part, Web, WebRequest, WebResponse
 from tools.errors import ToolCallError, configuration
 from tools.fields import Fields, map_of
-from tools.kinds.http.request import canonical
+from tools.kinds.http.request import STORED, canonical
 from tools.kinds.http.response import data_of, is_binary, text_of_body
 
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -20,6 +24,11 @@ STDOUT_MAX: Final = 4096
 """Characters of a body that later rules see as ``stdout`` (TL-HT-05)."""
 
 INTERNAL_API: Final = "/api/internal"
+
+_TOO_LARGE_TO_READ: Final = (
+    "with response_type: stored it goes into the result store piece by piece, and "
+    "body.ref names it"
+)
 
 
 class Http(Tool):
@@ -46,8 +55,11 @@ class Http(Tool):
     async def run(self, config: Fields, call: CallContext) -> ToolResult:
         """Success is 2xx; anything else is an error that keeps the whole data."""
         self._refuse_internal(str(config["url"]), call.path)
-        response = await self._web.fetch(_request(config, call))
+        response = await self._answer(_request(config, call))
         wanted = str(config["response_type"])
+        if wanted == STORED:
+            # What was not kept is an error's body, and read as any other.
+            wanted = "auto"
         data = data_of(response, wanted)
         helpers: Fields = {
             "http": {"status": response.status, "headers": data["headers"]},
@@ -61,6 +73,16 @@ class Http(Tool):
         raise ToolCallError(
             failure_of(response, source="http"), data=data, form="http", helpers=helpers
         )
+
+    async def _answer(self, request: WebRequest) -> WebResponse:
+        try:
+            return await self._web.fetch(request)
+        except ToolCallError as error:
+            if error.failure.code != "http_body_bytes_max" or request.keep is not None:
+                raise
+            text = f"{error.failure.message}; {_TOO_LARGE_TO_READ}"
+            failure = replace(error.failure, message=text)
+            raise ToolCallError(failure, helpers=error.helpers) from error
 
     async def close(self) -> None:
         """Drop the connections."""
@@ -99,7 +121,30 @@ def _request(config: Fields, call: CallContext) -> WebRequest:
         read_s=_wait(waits.get("read"), call),
         verify=config["verify"] is True,
         follow_redirects=config["follow"] is True,
+        source=_source(str(config["body_ref"]), call),
+        keep=_keep(call) if config["response_type"] == STORED else None,
     )
+
+
+def _source(ref: str, call: CallContext) -> Callable[[], Awaitable[OpenObject]] | None:
+    """The stored value that is the request's body."""
+    if not ref:
+        return None
+
+    async def opened() -> OpenObject:
+        return await call.values.open(call, ref)
+
+    return opened
+
+
+def _keep(call: CallContext) -> Keep:
+    """Puts a body into the result store."""
+    values, name = call.values, call.label or call.step
+
+    async def keep(content_type: str, chunks: AsyncIterator[bytes]) -> Fields:
+        return await values.stream(call, name, chunks, {"content_type": content_type})
+
+    return keep
 
 
 def _wait(given: JSON, call: CallContext) -> float:

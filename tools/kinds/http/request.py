@@ -20,10 +20,20 @@ from state_builder.records import JSON, encode_json
 from state_builder.redact import mask_url
 from tools.auth import basic, http_headers
 from tools.errors import configuration
-from tools.fields import Fields, boolean_of, first_of, map_of, number_of, text_of, wrong
+from tools.fields import (
+    Fields,
+    boolean_of,
+    first_of,
+    map_of,
+    number_of,
+    reference_of,
+    text_of,
+    wrong,
+)
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-RESPONSE_TYPES: Final = ("auto", "json", "text", "binary")
+STORED: Final = "stored"
+RESPONSE_TYPES: Final = ("auto", "json", "text", "binary", STORED)
 
 _WITHOUT_BODY: Final = frozenset(("GET", "DELETE", "HEAD", "OPTIONS"))
 _FORBIDDEN: Final = frozenset(("host", "content-length", "transfer-encoding"))
@@ -31,6 +41,7 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 JSON_TYPE: Final = "application/json"
+BYTES_TYPE: Final = "application/octet-stream"
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 MULTIPART_TYPE: Final = "multipart/form-data"
 
@@ -176,17 +187,23 @@ def _with_params(url: str, params: JSON) -> str:
 
 
 def _body(config: Fields, method: str, content_type: str) -> Fields:
-    """Content or parts, type, parameters: ``json``, else ``form``, else ``body``.
+    """Content or parts, type, parameters: ``json``, else ``form``, else what
+    ``body_ref`` names, else ``body``.
 
     The older ``data`` counts where none of them is given (TL-HT-02, TL-HT-03).
     """
-    found: Fields = {"content": None, "multipart": [], "type": ""}
+    found: Fields = {"content": None, "multipart": [], "type": "", "body_ref": ""}
     found["params"] = config.get("params")
     json = first_of(config, ("json", "payload"))[1]
     if json is not None:
         return {**found, "content": encode_json(json).decode(), "type": JSON_TYPE}
     if config.get("form") is not None:
         return {**found, **_form(config["form"], "form")}
+    if config.get("body_ref") is not None:
+        reference = reference_of(config["body_ref"])
+        if not reference:
+            raise wrong("body_ref", config["body_ref"], "a reference to a stored value")
+        return {**found, "body_ref": reference, "type": BYTES_TYPE}
     if config.get("body") is not None:
         return {**found, **_plain(config["body"])}
     if config.get("data") is None:

@@ -27,7 +27,7 @@ def data_of(response: WebResponse, wanted: str) -> Fields:
     return {
         "status_code": response.status,
         "headers": headers_of(response),
-        "body": body_of(response, wanted),
+        "body": body_of(response, wanted) if response.kept is None else response.kept,
         "url": mask_url(response.url),
         "elapsed": round(response.elapsed_s, 6),
     }
