@@ -72,10 +72,14 @@ class Fleet:
     async def wait_terminal(self, execution_id: str) -> str:
         """The type of the terminal event, as the live stream tells it."""
         path = f"/api/executions/{execution_id}/stream?types=terminal"
+        ended = ""
         async with self._http.get(path) as stream:
+            # To its end, so that the connection serves again.
             async for line in stream.content:
                 if line.startswith(b"event: playbook"):
-                    return line.decode().removeprefix("event: ").strip()
+                    ended = line.decode().removeprefix("event: ").strip()
+        if ended:
+            return ended
         raise RuntimeError(f"the stream of {execution_id} ended without a terminal")
 
     async def wait_rows(self, path: str, count: int, status: str = "COMPLETED") -> None:
