@@ -1,10 +1,10 @@
 """nats-py's client with a short way in and a short way out for hot messages.
 
-The library gives every subscription a queue and a task, and every publish a pass
-through its flusher task: one or two task switches per message, more than the message
-itself costs. Here messages of *listened* subjects go straight from the parser to a
-plain function, and frames written in one turn of the loop leave in one write.
-Everything else (handshake, TLS, pings, reconnects, ordinary subscriptions) is theirs.
+The library reads through a stream, a task and a parser of regular expressions, gives
+every subscription a queue and a task, and every publish a pass through its flusher
+task: several times what a message itself costs. Here messages go straight from the
+socket to a plain function, and frames written in one turn of the loop leave in one
+write. Everything else (handshake, TLS, pings, errors, reconnects) is theirs.
 
 Invariants: handlers never wait; nothing written while disconnected is kept, so nothing
 is sent twice after a reconnect without its owner knowing (RT-NATS-35).
@@ -20,6 +20,9 @@ import structlog
 from nats import errors
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
+
+from noetl_worker.bus.nats.frames import Deliver, Frames
 
 Handler: TypeAlias = Callable[[bytes, bytes, bytes, "bytes | None"], None]
 """Takes subject, reply subject, payload and raw header block of one message."""
@@ -91,20 +94,31 @@ class DirectClient(Client):
         if self._transport is not None:
             self._transport.close()  # type: ignore[no-untyped-call]
 
+    async def _read_loop(self) -> None:
+        # The handshake is over and nothing is subscribed to on this connection yet.
+        if isinstance(self._transport, TcpTransport) and self._transport._io_writer:
+            socket = self._transport._io_writer.transport
+            socket.set_protocol(_Shortcut(self._deliver, socket.get_protocol()))
+        await super()._read_loop()
+
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        self._deliver(sid, subject, reply, data, headers)
+
+    def _deliver(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
         self._messages += 1
         handler = self._handlers.get(sid)
         if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
+            return  # muted, and this was still on its way
         try:
             handler(subject, reply, data, headers)
         except Exception:
-            # An error here would end the library's read loop and with it the
-            # connection. Every handler's work is repeated when it is lost: appends are
-            # retried, commands delivered again, readers notice the gap.
+            # An error here would end the connection. Every handler's work is repeated
+            # when it is lost: appends are retried, commands delivered again, readers
+            # notice the gap.
             log.exception("message.handler_failed", subject=subject.decode())
 
     async def _process_err(self, err_msg: str) -> None:
@@ -115,3 +129,24 @@ class DirectClient(Client):
         if "permissions violation" not in err_msg:
             self._err = error
             await self._process_op_err(error)
+
+
+class _Shortcut(asyncio.Protocol):
+    """Between the socket and the library's protocol: takes the messages out."""
+
+    def __init__(self, deliver: Deliver, theirs: asyncio.BaseProtocol) -> None:
+        assert isinstance(theirs, asyncio.StreamReaderProtocol)
+        self._theirs = theirs
+        self.data_received = Frames(deliver, theirs.data_received).feed  # type: ignore[method-assign]
+
+    def eof_received(self) -> bool | None:
+        return self._theirs.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._theirs.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._theirs.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._theirs.resume_writing()
