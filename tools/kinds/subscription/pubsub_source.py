@@ -7,9 +7,11 @@ from typing import Any, Final
 
 from msgspec import DecodeError
 from msgspec.json import decode as decode_json
+from msgspec.structs import replace
 
 from state_builder.records import JSON, ToolFailure, encode_json
 from tools.doors.broker.payloads import named, value_of
+from tools.doors.statuses import failure_of
 from tools.doors.web import Web, WebRequest, WebResponse
 from tools.errors import ToolCallError
 from tools.kinds.subscription.message import Message
@@ -66,7 +68,7 @@ class PubsubSource:
             )
         )
         if response.status != 200:
-            raise _refused(verb, response)
+            raise ToolCallError(_failure(verb, response))
         try:
             found = decode_json(response.body or b"{}")
         except DecodeError as error:
@@ -75,20 +77,11 @@ class PubsubSource:
         return found if isinstance(found, dict) else {}
 
 
-def _refused(verb: str, response: WebResponse) -> ToolCallError:
-    status = response.status
-    kinds = {401: "auth", 403: "auth", 404: "not_found", 429: "rate_limit"}
-    server = status >= 500
-    return ToolCallError(
-        ToolFailure(
-            kind=kinds.get(status, "server_error" if server else "client_error"),
-            code=f"HTTP_{status}",
-            message=f"pubsub {verb}: HTTP {status}: {response.body[:200]!r}",
-            retryable=server or status == 429,
-            status_code=status,
-            source="pubsub",
-        )
-    )
+def _failure(verb: str, response: WebResponse) -> ToolFailure:
+    """The server's own words say which subscription, and why."""
+    failure = failure_of(response, f"pubsub {verb}: ", "pubsub")
+    words = response.body[:200].decode(errors="replace").strip()
+    return replace(failure, message=f"{failure.message}: {words}".rstrip(": "))
 
 
 def _message(received: dict[str, Any]) -> Message:

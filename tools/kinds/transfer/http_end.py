@@ -9,7 +9,8 @@ from msgspec.json import decode as decode_json
 
 from state_builder.records import JSON, ToolFailure
 from tools.auth import http_headers
-from tools.doors.web import Web, WebRequest, WebResponse
+from tools.doors.statuses import failure_of
+from tools.doors.web import Web, WebRequest
 from tools.errors import ToolCallError, configuration
 from tools.fields import Fields, map_of
 
@@ -22,7 +23,7 @@ async def rows_of(web: Web, source: Fields) -> list[Fields]:
     """
     response = await web.fetch(_request(source))
     if not 200 <= response.status < 300:
-        raise _refused(response)
+        raise ToolCallError(failure_of(response, "source: "))
     try:
         body: JSON = decode_json(response.body)
     except DecodeError as error:
@@ -57,23 +58,6 @@ def _request(source: Fields) -> WebRequest:
     if query:
         url += ("&" if urlsplit(url).query else "?") + query
     return WebRequest(method=str(source["method"]), url=url, headers=headers)
-
-
-def _refused(response: WebResponse) -> ToolCallError:
-    """TL-ERR-02."""
-    status = response.status
-    retryable = status in (408, 429) or status >= 500
-    known = {401: "auth", 403: "auth", 404: "not_found", 408: "timeout"}
-    kind = known.get(status, "server_error" if status >= 500 else "client_error")
-    return ToolCallError(
-        ToolFailure(
-            kind="rate_limit" if status == 429 else kind,
-            code=f"HTTP_{status}",
-            message=f"source: HTTP {status} {response.reason}".strip(),
-            retryable=retryable,
-            status_code=status,
-        )
-    )
 
 
 def _at(body: JSON, path: str) -> JSON:
