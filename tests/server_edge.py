@@ -52,6 +52,7 @@ from state_builder.records import (
 )
 from state_builder.rows import Position
 from state_builder.stores import CatalogRow
+from tools.manual import known_fields
 
 _numbers = itertools.count(1)
 SHARDS = 4
@@ -243,6 +244,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
         clock=clock,
         ids=ids,
         observer=observer,
+        known_fields=known_fields,
         connected=lambda: bus.connected,
         metrics_page=observer.page,
         pool_status=lambda: {"pool_size": 1, "status": "ok"},
@@ -275,7 +277,7 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
 async def _answer_for_owners(fleet: Fleet) -> None:
     async def answer(question: dict[str, JSON]) -> dict[str, JSON] | None:
         execution_id = str(question["execution_id"])
-        if question["kind"] == "open":
+        if question["kind"] in ("open", "parked"):
             opened = fleet.opened.get(execution_id)
             return None if opened is None else {"commands": opened}
         return fleet.answers.get(execution_id)

@@ -86,6 +86,13 @@ def manual_of(kind: str) -> Manual:
     return convert(found, Manual)
 
 
+def known_fields(kind: str) -> frozenset[str] | None:
+    """What a tool of the kind may carry; None for a kind of a plug-in, or of nobody."""
+    kind = "transfer" if kind == "snowflake_transfer" else kind
+    return manual_of(kind).names if kind in documented() else None
+
+
+@cache
 def documented() -> list[str]:
     """Every kind that has a manual, sorted."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))

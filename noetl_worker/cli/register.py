@@ -124,8 +124,9 @@ def findings(text: str) -> tuple[list[Finding], list[Finding]]:
     """Errors and warnings of a playbook's text."""
     from state_builder.playbook import parse
     from state_builder.template import check
+    from tools.manual import known_fields
 
-    result = parse(text, check_text=check)
+    result = parse(text, check_text=check, fields_of=known_fields)
     return list(result.errors), list(result.warnings)
 
 

@@ -39,6 +39,7 @@ from noetl_worker.wallet import (
     keyring_of,
 )
 from state_builder.records import JSON
+from tools.manual import known_fields
 
 
 async def run(process: Process) -> None:
@@ -131,6 +132,7 @@ def _ports(
         clock=process.clock,
         ids=SnowflakeIds(machine, process.clock.now),
         observer=process.observer,
+        known_fields=known_fields,
         connected=lambda: bus.connected,
         metrics_page=process.observer.page,
         pool_status=pool_status,

@@ -75,7 +75,7 @@ def create_edge(ports: ServerPorts, settings: EdgeSettings) -> Edge:
         LiveSettings(settings.shard_count, settings.server.ask_s),
     )
     admission = Admission(ports, settings)
-    entries = Catalog(ports.tables, ports.clock, ports.ids)
+    entries = Catalog(ports.tables, ports.clock, ports.ids, ports.known_fields)
     return Edge(
         ports=ports,
         settings=settings,

@@ -17,7 +17,7 @@ from msgspec.json import decode as decode_json
 from noetl_worker.server.documents import EXECUTABLE, registration
 from noetl_worker.server.ports import Ids
 from state_builder.errors import InvalidError, NotFoundError, UnavailableError
-from state_builder.playbook import ParseResult, Playbook, PlaybookError, parse
+from state_builder.playbook import FieldsOf, ParseResult, Playbook, PlaybookError, parse
 from state_builder.ports import Clock
 from state_builder.records import JSON, encode_json
 from state_builder.stores import CatalogDocument, CatalogRow, Tables
@@ -61,8 +61,11 @@ class _Latest(Struct):
 class Catalog:
     """Documents by path and version."""
 
-    def __init__(self, tables: Tables, clock: Clock, ids: Ids) -> None:
+    def __init__(
+        self, tables: Tables, clock: Clock, ids: Ids, fields_of: FieldsOf
+    ) -> None:
         self._tables = tables
+        self._fields_of = fields_of
         self._clock = clock
         self._ids = ids
         self._prepared: OrderedDict[str, Prepared | InvalidError] = OrderedDict()
@@ -79,7 +82,7 @@ class Catalog:
         found = registration(content, resource_type)
         checked = None
         if found.kind in EXECUTABLE:
-            checked = parse(found.content, check_text=check)
+            checked = self.checked(found.content)
         row = await self._tables.register(
             CatalogDocument(
                 catalog_id=self._ids.mint(),
@@ -93,6 +96,10 @@ class Catalog:
         )
         self._latest.pop(found.path, None)
         return Registered(row, checked)
+
+    def checked(self, content: str) -> ParseResult:
+        """Errors and warnings of a playbook's text."""
+        return parse(content, check_text=check, fields_of=self._fields_of)
 
     async def row(
         self, path: str, version: int | None, catalog_id: str = ""

@@ -27,6 +27,7 @@ class ServerPorts:
 
     Attributes:
         plugins: modules of WebAssembly plug-ins.
+        known_fields: what a tool of a kind may carry; None where nobody knows.
         connected: whether the broker can be reached right now.
         metrics_page: all metrics as text.
         pool_status: the database's connection pool, by the names of §1.2.
@@ -43,6 +44,7 @@ class ServerPorts:
     clock: Clock
     ids: Ids
     observer: Observer
+    known_fields: Callable[[str], frozenset[str] | None]
     connected: Callable[[], bool]
     metrics_page: Callable[[], bytes]
     pool_status: Callable[[], dict[str, JSON]]

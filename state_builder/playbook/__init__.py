@@ -7,12 +7,14 @@ document order. It never renders a template.
 
 from __future__ import annotations
 
+from state_builder.playbook.findings import FieldsOf
 from state_builder.playbook.flow import FlowArc, FlowNode, mermaid, tree
 from state_builder.playbook.model import Finding, Playbook
 from state_builder.playbook.parser import ParseResult, PlaybookError, load, parse
 from state_builder.playbook.schema import document_schema
 
 __all__ = [
+    "FieldsOf",
     "Finding",
     "FlowArc",
     "FlowNode",

@@ -16,6 +16,7 @@ from state_builder.playbook.source import Document, Path, type_name
 from state_builder.records import JSON
 
 CheckText = Callable[[str], "str | None"]
+FieldsOf = Callable[[str], "frozenset[str] | None"]
 """A template's syntax error, or None."""
 
 WARNING: Final = "PB-750"
@@ -72,18 +73,25 @@ class Report:
     Attributes:
         owner: put before each message, ``Step 'x'`` or nothing.
         check_text: syntax of a template, for warnings (PB-424).
+        fields_of: what a tool of a kind may carry, for warnings (TL-SPC-07).
     """
 
-    def __init__(self, document: Document, check_text: CheckText | None = None) -> None:
+    def __init__(
+        self,
+        document: Document,
+        check_text: CheckText | None = None,
+        fields_of: FieldsOf | None = None,
+    ) -> None:
         self.document = document
         self.check_text = check_text
+        self.fields_of = fields_of
         self.owner = ""
         self.errors: list[Finding] = []
         self.warnings: list[Finding] = []
 
     def of_step(self, name: str) -> Report:
         """The same report, speaking of one step."""
-        report = Report(self.document, self.check_text)
+        report = Report(self.document, self.check_text, self.fields_of)
         report.owner = f"Step '{name}'"
         report.errors, report.warnings = self.errors, self.warnings
         return report

@@ -14,6 +14,7 @@ from state_builder.errors import InvalidError
 from state_builder.playbook.findings import (
     Block,
     CheckText,
+    FieldsOf,
     Report,
     as_number,
 )
@@ -82,20 +83,27 @@ class PlaybookError(InvalidError):
         self.findings = findings
 
 
-def parse(text: str | bytes, *, check_text: CheckText | None = None) -> ParseResult:
+def parse(
+    text: str | bytes,
+    *,
+    check_text: CheckText | None = None,
+    fields_of: FieldsOf | None = None,
+) -> ParseResult:
     """Read, check and resolve a playbook.
 
     Args:
         text: YAML or JSON.
         check_text: syntax of a template text, or None when it is well formed; only
             for the warnings of PB-750.
+        fields_of: fields a tool of a kind may carry, None where nobody knows; only for
+            the warnings of TL-SPC-07.
     """
     try:
         document = read(text)
     except SourceError as error:
         found = Finding(id="PB-702", path="", line=error.line, message=str(error))
         return ParseResult(errors=(found,))
-    report = Report(document, check_text)
+    report = Report(document, check_text, fields_of)
     playbook = _playbook(document, report)
     errors = _in_order(report.errors)
     return ParseResult(

@@ -289,10 +289,20 @@ class _Reader:
             return None
         return self._sequence(found, entry.path, depth=depth + 1)
 
+    def _warn_unknown(self, fields: Fields, kind: str) -> None:
+        """Fields no tool of the kind reads are most likely misspelt (TL-SPC-07)."""
+        known = self._report.fields_of(kind) if self._report.fields_of else None
+        if known is None:
+            return
+        for key in fields.keys() - known:
+            text = f"unknown field '{key}' of tool kind '{kind}' is ignored"
+            self._report.warning(fields[key].path, text)
+
     def _configured(
         self, found: _Resolved, path: Path, standing: Standing
     ) -> dict[str, JSON]:
         fields = found.fields
+        self._warn_unknown(fields, found.kind)
         named = [fields[key] for key in ("path", "catalog_id") if key in fields]
         if found.kind == "playbook" and all(field.value == "" for field in named):
             text = "tool.kind=playbook requires 'path' or 'catalog_id'"

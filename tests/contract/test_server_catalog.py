@@ -87,6 +87,17 @@ async def test_a_draft_with_errors_is_stored_and_its_errors_told() -> None:
     assert found["line"] > 0
 
 
+async def test_registering_warns_of_fields_no_tool_reads() -> None:
+    """TL-SPC-07; validating says the same."""
+    text = PLAYBOOK.replace("{kind: noop}", "{kind: noop, mesage: hi}", 1)
+    async with running_edge() as fleet:
+        told = (await register(fleet, text))["validation"]["warnings"]
+        path = "/api/catalog/playbooks/validate"
+        said = (await fleet.http.post(path, json={"content": text})).json()
+    assert "unknown field 'mesage' of tool kind 'noop'" in told[0]["message"]
+    assert said["findings"]["warnings"] == told
+
+
 async def test_entries_are_found_by_id_version_and_latest() -> None:
     """RT-CAT-1, RT-CAT-6; RT-API-2: ids come as text or number."""
     async with running_edge() as fleet:

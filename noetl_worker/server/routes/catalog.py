@@ -23,11 +23,10 @@ from noetl_worker.server.documents import content_text, form_fields
 from noetl_worker.server.edge import Edge, HttpRequest, edge_of
 from noetl_worker.server.shapes import NULL, moment
 from state_builder.errors import ConflictError, InvalidError, NotFoundError
-from state_builder.playbook import Finding, parse
+from state_builder.playbook import Finding
 from state_builder.playbook.source import read
 from state_builder.records import timestamp
 from state_builder.stores import CatalogRow
-from state_builder.template import check
 
 
 class EntryAnswer(Struct, kw_only=True):
@@ -195,9 +194,9 @@ async def store_content(
 
 
 @post("/api/catalog/playbooks/validate", status_code=HTTPStatus.OK)
-async def validate(data: JSONBody[ContentBody]) -> ValidateAnswer:
+async def validate(request: HttpRequest, data: JSONBody[ContentBody]) -> ValidateAnswer:
     """What a validator says of a text; never an error for a bad playbook."""
-    checked = parse(content_text(data.content), check_text=check)
+    checked = edge_of(request).catalog.checked(content_text(data.content))
     return ValidateAnswer(
         valid=checked.playbook is not None,
         errors=[finding.message for finding in checked.errors],

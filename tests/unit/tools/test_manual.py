@@ -13,7 +13,7 @@ from state_builder.playbook import parse
 from state_builder.playbook.toolspec import KINDS
 from tools.contract import ToolLimits
 from tools.errors import KINDS as ERROR_KINDS
-from tools.manual import documented, manual_of
+from tools.manual import documented, known_fields, manual_of
 from tools.registry import BUILT_IN, Registry
 
 RUN_BY_THE_OWNER = {"playbook", "workbook", "task_sequence"}
@@ -96,3 +96,34 @@ def test_the_command_line_lists_and_explains_kinds(capsys: Any) -> None:
     assert run(["tools", "http", "--json"]) == 0
     assert '"kind": "http"' in capsys.readouterr().out
     assert run(["tools", "nothing"]) == 4
+
+
+UNKNOWN = """
+apiVersion: noetl.io/v2
+kind: Playbook
+metadata: {name: n, path: a/n}
+workflow:
+  - step: start
+    tool: {kind: http, url: 'http://h', spec: {metod: POST}}
+    next: b
+  - step: b
+    tool:
+      - {name: one, kind: python, code: 'result = 1', inputs: {}}
+      - {name: two, kind: noop, sink: true}
+      - {name: three, kind: transfer, source: {}, target: {}, chunks: 1}
+"""
+
+
+def test_fields_no_tool_reads_are_warned_of_once_by_place() -> None:
+    """TL-SPC-05, TL-SPC-07: wherever they stand; they hinder nothing."""
+    found = parse(UNKNOWN, fields_of=known_fields)
+    assert found.playbook is not None
+    assert [(one.line, one.message) for one in found.warnings] == [
+        (7, "Step 'start': unknown field 'metod' of tool kind 'http' is ignored"),
+        (11, "Step 'b': unknown field 'inputs' of tool kind 'python' is ignored"),
+        (13, "Step 'b': unknown field 'chunks' of tool kind 'transfer' is ignored"),
+    ]
+    assert known_fields("no-such") is None
+    for kind in documented():
+        example = parse(manual_of(kind).example, fields_of=known_fields)
+        assert example.warnings == (), kind
