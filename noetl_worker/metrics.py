@@ -164,6 +164,9 @@ noetl_worker_commands_redelivered_total -- commands delivered again
 noetl_worker_command_loop_reconnect_total reason -- pulls begun again
 noetl_plugin_invocations_total outcome=success,error -- calls of plug-ins
 noetl_plugin_cache_total event=hit,miss,evict -- compiled plug-ins
+noetl_worker_call_done_skipped_pending_callback_total tool_kind=container -- commands parked until a job ends
+noetl_worker_container_poll_started_total -- containers this worker began to watch
+noetl_worker_container_poll_terminal_total state=succeeded,failed,failed_image_pull,failed_oom,failed_node_lost,failed_timeout -- ends it saw
 noetl_worker_dispatch_errors_total tool_kind -- tools that failed
 noetl_worker_materializer_drained_total -- messages read
 noetl_worker_materializer_acked_total -- messages behind a committed position
@@ -203,6 +206,7 @@ _SECONDS_OF = """
 noetl_event_ingest_duration_seconds -- taking events over HTTP
 noetl_http_request_duration_seconds method route -- requests by route template
 noetl_plugin_duration_seconds -- calls of plug-ins
+noetl_worker_container_poll_duration_seconds -- from a container's start to its end
 noetl_worker_dispatch_duration_seconds tool_kind -- tools
 noetl_secret_resolve_duration_seconds provider region -- fetching a secret
 noetl_secret_refresh_duration_seconds -- refreshes of cached secrets

@@ -151,14 +151,15 @@ class ShardIndex:
         """The first message still needed by whoever has a snapshot up to ``covered``.
 
         A command a worker has yet to run must stay in the log, for that is where the
-        worker gets it from; one that is parked or waits for a child has been taken.
+        worker gets it from; one that waits for a child, or is parked with nobody to
+        watch its job, has been taken.
         """
         first = covered + 1
         for entry in self.open.values():
             for command in entry.state.commands.values():
                 generation, sequence, _ = event_position(command.event)
-                waits = not command.parked and not command.child
-                if waits and generation == self.generation:
+                taken = command.child or (command.parked and not command.worker)
+                if not taken and generation == self.generation:
                     first = min(first, sequence)
         return first
 

@@ -67,6 +67,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
         attempt: which issue of the command, from 1; 0 where it means nothing.
         delivery: how often the broker had handed the command out; a hint.
         pending: the command parked its step, an outside call-back ends it.
+        task: a child's name in its pipeline, or the job a parked command waits for.
         cause: id of the event that led to this one, decimal; a record's ``cause``
             holds where an event names none.
         child: execution id of the child a ``playbook`` command starts.

@@ -8,6 +8,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from state_builder.records import (
+    JSON,
     NOTHING,
     Event,
     ResultEnvelope,
@@ -32,6 +33,36 @@ def started_event(issued: Event, at: str, worker_id: str, delivery: int = 0) -> 
         attempt=issued.attempt,
         delivery=delivery,
         worker_id=worker_id,
+    )
+
+
+def callback_id(execution_id: str, command_id: str, job: str) -> str:
+    """The message id of the one answer that ends a parked command (RT-CBK-1)."""
+    return f"{execution_id}:ext:{command_id}:{job}"
+
+
+def parked_event(issued: Event, at: str, job: dict[str, JSON], watcher: str) -> Event:
+    """``command.completed`` of a command that ends when a job does (RT-WRK-16).
+
+    Args:
+        job: what is known of it, its ``job_name`` at least.
+        watcher: the worker that waits for its end; empty = none.
+    """
+    data = Raw(encode_json(job))
+    envelope = ResultEnvelope(status="pending", context=ToolOutcome(data=data))
+    return Event(
+        type="command.completed",
+        at=at,
+        step=issued.step,
+        visit=issued.visit,
+        iteration=issued.iteration,
+        status="pending",
+        command_id=issued.command_id,
+        attempt=issued.attempt,
+        pending=True,
+        worker_id=watcher,
+        task=str(job["job_name"]),
+        result=Raw(encode_json(envelope)),
     )
 
 

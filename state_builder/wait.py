@@ -109,6 +109,8 @@ def command_wait(command_id: str, command: Waited, now: float) -> Wait:
     elif command.parked:
         kind = "callback"
         text = f"{where} is parked for {ago}: a call-back from outside must end it"
+        if command.worker:
+            text += f", or the end of its job, which worker {command.worker} watches"
     else:
         kind = "command"
         text = f"{where}: command {command_id} {_whereabouts(command, now, ago)}"

@@ -45,6 +45,7 @@ class ToolLimits:
         container_driver: ``docker``, ``podman``, ``kubernetes``, ``process``; empty =
             what the machine offers.
         container_namespaces: those containers may run in; empty = all.
+    container_poll: workers watch their containers; else a call-back ends the step.
         python_children_max: warm child processes.
         pg_connections_max: TL-PG-12, of the whole worker.
         data_dir: files of tools live below it (TL-SEC-04).
@@ -83,6 +84,7 @@ class ToolLimits:
     wasm_fuel: int = 5_000_000_000
     container_driver: str = ""
     container_namespaces: tuple[str, ...] = ()
+    container_poll: bool = True
     python_children_max: int = 4
     pg_connections_max: int = 20
     data_dir: str = ".noetl/data"
@@ -193,6 +195,23 @@ class Children(Protocol):
         """
 
 
+class Parking(Protocol):
+    """Calls that wait for something outside and hold no slot (TL-CTR-02)."""
+
+    async def park(
+        self, call: CallContext, job: dict[str, JSON], *, watched: bool
+    ) -> None:
+        """Report that a job has begun and that its end ends the command.
+
+        ``job`` names it by ``job_name`` and ``job_uid``. ``watched``: the call itself
+        waits for that end, and is given to another worker when this one goes; else
+        only a call-back ends it (TL-CTR-06).
+        """
+
+    def over(self, call: CallContext) -> bool:
+        """The execution ended, so a cancelled call ends its job too."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToolPorts:
     """What tools may ask of the platform; None where a worker has it not."""
@@ -202,6 +221,7 @@ class ToolPorts:
     effects: Effects | None = None
     values: Values | None = None
     children: Children | None = None
+    parking: Parking | None = None
 
 
 class CallContext(Struct, frozen=True, kw_only=True):

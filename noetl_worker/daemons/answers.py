@@ -19,7 +19,7 @@ from noetl_worker.daemons.owner import OwnedShard, Owner
 from state_builder.errors import UnavailableError
 from state_builder.ports import Clock, EventLog, Signals
 from state_builder.records import JSON
-from state_builder.state import State, asked_key
+from state_builder.state import OpenCommand, State, asked_key
 from state_builder.waiting import last_decision, waits
 
 log = structlog.get_logger(__name__)
@@ -35,6 +35,12 @@ LINEAGE_MAX = 64
 
 OPEN_NAMED_MAX = 1000
 """Open commands of one step that are named in an answer."""
+
+PARKING_KINDS = frozenset(("container", "task_sequence"))
+"""Kinds of commands that may wait for a job outside."""
+
+JOB_PREFIX = "noetl-container-"
+"""What the names of our own jobs begin with (TL-CTR-01)."""
 
 STARTS_MAX = 4
 """Starts without a result that are allowed; in place of the next comes ``poison``."""
@@ -102,6 +108,9 @@ class Answers:
             return None
         if kind == "open":
             return open_commands(state, str(question.get("step")))
+        if kind == "parked":
+            job = str(question.get("job") or "")
+            return waiting_commands(state, str(question.get("step")), job)
         told = status_of(state, owned.index.position)
         now = self._ports.clock.now()
         plan = self._owner.plan_of(state)
@@ -135,8 +144,9 @@ class Answers:
         command = None if entry is None else entry.state.commands.get(command_id)
         if command is None:
             return {"obsolete": True}
-        if command.starts < STARTS_MAX:
-            return {"obsolete": False, "starts": command.starts}
+        if command.starts < STARTS_MAX or command.parked:
+            known: dict[str, JSON] = {"starts": command.starts}
+            return {"obsolete": False, "parked": command.parked, **known}
         text = (
             f"started {command.starts} times without a result; "
             "it seems to take its worker down"
@@ -215,10 +225,22 @@ def status_of(state: State, position: int) -> dict[str, JSON]:
 
 
 def open_commands(state: State, step: str) -> dict[str, JSON]:
-    """The open commands of a step, parked ones too; all a call-back may mean."""
-    found: list[JSON] = [
-        command_id
-        for command_id, command in state.commands.items()
-        if command.step == step and not command.child
-    ]
+    """The open commands of a step, parked ones too."""
+    return _named(state, lambda command: command.step == step and not command.child)
+
+
+def waiting_commands(state: State, step: str, job: str) -> dict[str, JSON]:
+    """Those a call-back of this job may mean: not a command that waits for another of
+    our jobs (TL-CTR-05). One that is not parked yet has not said for which."""
+    ours = job.startswith(JOB_PREFIX)
+
+    def meant(command: OpenCommand) -> bool:
+        waits = command.step == step and command.kind in PARKING_KINDS
+        return waits and not (ours and command.job and command.job != job)
+
+    return _named(state, meant)
+
+
+def _named(state: State, chosen: Callable[[OpenCommand], bool]) -> dict[str, JSON]:
+    found: list[JSON] = [name for name, one in state.commands.items() if chosen(one)]
     return {"count": len(found), "commands": found[:OPEN_NAMED_MAX]}

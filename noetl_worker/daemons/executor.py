@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 from msgspec.json import decode as decode_json
 
 from noetl_worker.daemons.references import ERRORS, CommandValues, failure_of
+from noetl_worker.daemons.running import Running
 from state_builder.errors import (
     LimitExceededError,
     RecordError,
@@ -32,6 +33,7 @@ from state_builder.ports import (
     ToolRunner,
 )
 from state_builder.records import (
+    JSON,
     Event,
     Record,
     ToolFailure,
@@ -39,7 +41,8 @@ from state_builder.records import (
     decode_append,
     timestamp,
 )
-from state_builder.report import result_events, started_event
+from state_builder.report import callback_id, parked_event, result_events, started_event
+from tools.contract import CallContext
 
 log = structlog.get_logger(__name__)
 
@@ -96,31 +99,6 @@ class ExecutorPorts:
     values: CommandValues
     clock: Clock
     observer: Observer
-
-
-@dataclass(kw_only=True, eq=False, slots=True)
-class Running:
-    """A command this worker is at.
-
-    Attributes:
-        task: what runs it.
-        extended: when its ack deadline was last put off, by the monotonic clock.
-        began: when its tool was started; None while it waits for leave to.
-        starts: how often it was started and not answered, as its owner knows.
-        in_tool: the tool itself is at work, and may be stopped.
-        cancelled: the execution is over; the tool is stopped or never begun.
-    """
-
-    delivery: Delivery
-    execution_id: str
-    issued: Event
-    extended: float
-    began: float | None = None
-    announced: bool = False
-    starts: int = 0
-    task: asyncio.Task[None] | None = None
-    in_tool: bool = False
-    cancelled: bool = False
 
 
 class Executor:
@@ -215,6 +193,37 @@ class Executor:
             self._aside.add(command_id)
             running.delivery.step_aside()
 
+    async def park(
+        self, call: CallContext, job: dict[str, JSON], *, watched: bool
+    ) -> None:
+        """The command ends when this job does; until then it holds no slot (RT-WRK-16).
+
+        Its message stays with whoever watches the job, so another worker takes over
+        from one that dies.
+        """
+        running = self._running[call.command_id]
+        running.job = str(job["job_uid"] or job["job_name"])
+        running.watched, running.parked = watched, True
+        at = timestamp(self._ports.clock.now())
+        events = [] if running.announced else [self._started(running, at)]
+        running.announced = True
+        watcher = self._settings.worker_id if watched else ""
+        events.append(parked_event(running.issued, at, job, watcher))
+        await self._ports.log.append(
+            running.delivery.shard,
+            [Record(execution_id=running.execution_id, events=events)],
+            message_id=f"{call.command_id}:parked:{watcher}",
+        )
+        self._ports.observer.count(
+            "noetl_worker_call_done_skipped_pending_callback_total",
+            tool_kind="container",
+        )
+        self.step_aside(call.command_id)
+
+    def over(self, call: CallContext) -> bool:
+        """The execution of a parked command ended."""
+        return self._running[call.command_id].cancelled
+
     def _doubtful(self, running: Running) -> bool:
         """May somebody else have run it, or is its execution over (RT-NATS-44)?"""
         delivery = running.delivery
@@ -226,7 +235,10 @@ class Executor:
 
     def _suspect(self, running: Running) -> bool:
         """Was it lost twice? A tool that kills at once is lost unannounced, so the
-        deliveries are looked at too; a wrong guess only costs time."""
+        deliveries are looked at too; a wrong guess only costs time. One that waits for
+        its job outlives its workers."""
+        if running.parked:
+            return False
         lost = max(running.starts, running.delivery.count - 1)
         return lost >= SUSPECT_LOSSES
 
@@ -239,7 +251,8 @@ class Executor:
             await self._ports.runner.settle(running.issued.command_id, False)
             running.delivery.nak(self._settings.nak_first_s)
             return
-        await self._report(running, outcome)
+        if running.watched or outcome.failed:
+            await self._report(running, outcome)
         await self._ports.runner.settle(running.issued.command_id, not outcome.failed)
         running.delivery.ack()
 
@@ -318,6 +331,7 @@ class Executor:
             return None
         starts = answer.get("starts")
         running.starts = starts if isinstance(starts, int) else 0
+        running.parked = running.parked or answer.get("parked") is True
         return not answer.get("obsolete")
 
     async def _may_run(self, running: Running) -> bool:
@@ -372,10 +386,17 @@ class Executor:
         at = timestamp(self._ports.clock.now())
         events = [] if running.announced else [self._started(running, at)]
         events += result_events(issued, outcome, at, self._settings.worker_id)
+        message_id = f"{issued.command_id}:result"
+        if running.job:
+            # A call-back says the same under the same name: one of them counts.
+            events = events[:1]
+            message_id = callback_id(
+                running.execution_id, issued.command_id, running.job
+            )
         await self._ports.log.append(
             running.delivery.shard,
             [Record(execution_id=running.execution_id, events=events)],
-            message_id=f"{issued.command_id}:result",
+            message_id=message_id,
         )
 
     async def _look_at_view(self, tasks: TaskGroup) -> None:
@@ -434,12 +455,13 @@ class Executor:
 
     async def _drain(self) -> None:
         """Let commands finish; give back what does not in time (RT-WRK-20)."""
+        for running in list(self._running.values()):
+            if running.job:
+                running.give_back()
         with anyio.move_on_after(self._settings.drain_s):
             while self._running:
                 self._idle = anyio.Event()
                 await self._idle.wait()
         for running in self._running.values():
             log.warning("command.given_back", command_id=running.issued.command_id)
-            running.delivery.nak(1.0)
-            if running.task is not None:
-                running.task.cancel()
+            running.give_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from socket import gethostname
 
 import anyio
@@ -46,6 +47,7 @@ def tool_limits(settings: Settings) -> ToolLimits:
         wasm_fuel=tools.wasm_fuel,
         container_driver=tools.container_driver,
         container_namespaces=tools.container_namespaces,
+        container_poll=tools.container_poll,
         environment=tools.environment,
         python_children_max=tools.python_children_max,
         pg_connections_max=tools.pg_connections_max,
@@ -89,8 +91,9 @@ async def run(process: Process) -> None:
             values=StepValues(values, ids.mint),
             children=children,
         )
+        registry = Registry(limits, ports)
         runner = Runner(
-            Registry(limits, ports),
+            registry,
             limits,
             process.clock,
             process.observer,
@@ -116,6 +119,7 @@ async def run(process: Process) -> None:
             ),
         )
         children.on_wait = executor.step_aside
+        registry.ports = replace(ports, parking=executor)
         process.readiness.watch(
             "pull", lambda: "" if executor.pulling else "not pulling"
         )

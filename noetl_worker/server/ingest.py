@@ -40,6 +40,7 @@ from state_builder.records import (
     timestamp,
 )
 from state_builder.redact import mask, mask_error
+from state_builder.report import callback_id
 
 EVENTS_MAX: Final = 1000
 ERROR_TEXT_MAX: Final = 2000
@@ -130,29 +131,36 @@ class Ingest:
 
         Raises:
             InvalidError: an unknown state, or a step with several open commands.
-            NotFoundError: unknown execution.
             UnavailableError: not stored, or nobody knows which command is meant.
         """
         if body.state not in CALLBACK_STATES:
             raise InvalidError(f"state must be one of {', '.join(CALLBACK_STATES)}")
-        status = await self._live.status(execution_id, "check")
         command_id = ""
-        if not status.over:
-            opened = await self._live.open_commands(execution_id, step)
-            command_id = _meant(opened, step, body.command_id or "")
+        if not await self._over(execution_id):
+            job = body.job_name or ""
+            waiting = await self._live.parked_commands(execution_id, step, job)
+            command_id = _meant(waiting, step, body.command_id or "")
         if not command_id:
             self._ports.observer.count(
                 "noetl_container_callback_stale_total", state=body.state
             )
             return CallbackAnswer(status="accepted_stale")
         event = self._callback_event(step, command_id, body)
-        key = f"{execution_id}:ext:{command_id}:{body.job_uid or body.job_name or ''}"
+        job = body.job_uid or body.job_name or ""
+        key = callback_id(execution_id, command_id, job)
         sequence = await self._append(execution_id, [event], key)
         self._ports.observer.count("noetl_container_callback_total", state=body.state)
         generation = await self._admission.generation()
         return CallbackAnswer(
             status="accepted_in_flight", event_id=str(event_id(generation, sequence, 0))
         )
+
+    async def _over(self, execution_id: str) -> bool:
+        """It ended, or nobody knows it: nothing waits there (TL-CTR-04)."""
+        try:
+            return (await self._live.status(execution_id, "check")).over
+        except NotFoundError:
+            return True
 
     async def command(self, event_id: str) -> tuple[str, Event]:
         """A ``command.issued`` and whose it is, from the log or else from its row.

@@ -113,11 +113,13 @@ class Live:
 
     async def open_commands(self, execution_id: str, step: str) -> list[str] | None:
         """Open commands of a step; None when no owner can say."""
-        answer = await self.ask(execution_id, "open", step=step)
-        if answer is None:
-            return None
-        found = answer.get("commands")
-        return [str(one) for one in found] if isinstance(found, list) else None
+        return _names(await self.ask(execution_id, "open", step=step))
+
+    async def parked_commands(
+        self, execution_id: str, step: str, job: str
+    ) -> list[str] | None:
+        """Those of a step that may wait for this job; None when no owner can say."""
+        return _names(await self.ask(execution_id, "parked", step=step, job=job))
 
     async def _ask(self, execution_id: str) -> Status | None:
         answer = await self.ask(execution_id, "status")
@@ -187,6 +189,11 @@ def _born(execution_id: str, tail: list[Logged]) -> Status | None:
             start_time=logged.event.at,
         )
     return None
+
+
+def _names(answer: dict[str, JSON] | None) -> list[str] | None:
+    found = (answer or {}).get("commands")
+    return [str(one) for one in found] if isinstance(found, list) else None
 
 
 def _advance(status: Status, steps: dict[str, str], logged: Logged) -> None:

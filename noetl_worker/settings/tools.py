@@ -140,6 +140,11 @@ class Tools:
     container_namespaces: tuple[str, ...] = env(
         "NOETL_CONTAINER_ALLOWED_NAMESPACES", (), "namespaces of containers; else all"
     )
+    container_poll: bool = env(
+        "NOETL_CONTAINER_COMPLETION_POLL",
+        True,
+        "watch containers; off: only a call-back ends their steps",
+    )
     wasm_fuel: int = env(
         "NOETL_WASM_FUEL", 5_000_000_000, "instructions of one plug-in call", "", SOME
     )

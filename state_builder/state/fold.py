@@ -314,6 +314,7 @@ def _completed(state: State, event: Event, event_id: int) -> bool:
     if command.parked:
         return False
     command.parked = True
+    command.job, command.worker = event.task, event.worker_id
     state.tasks_open -= 1
     state.step(command.step).status = "parked"
     if command.outcome is not None:

@@ -56,7 +56,9 @@ class OpenCommand(Struct, kw_only=True, omit_defaults=True):
         event: id of its ``command.issued``.
         starts: ``command.started`` seen without a result (poison, design §5).
         outcome: data of a ``call.done``/``call.error`` before the command's own end.
+        worker: who is at it; of a parked one, who watches its job, if anybody does.
         parked: the worker is free, an outside call-back ends it (RT-DRV-19).
+        job: what a parked one waits for.
         child: execution id of the child it waits for.
         path: the playbook a call names.
         judged: the answer of a call is looked at by the owner before it counts.
@@ -76,6 +78,7 @@ class OpenCommand(Struct, kw_only=True, omit_defaults=True):
     worker: str = ""
     outcome: Outcome | None = None
     parked: bool = False
+    job: str = ""
     child: str = ""
     path: str = ""
     judged: bool = False

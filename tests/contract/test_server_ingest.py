@@ -336,5 +336,5 @@ async def test_a_call_back_says_which_command_it_means() -> None:
     assert (ambiguous.status_code, bad.status_code) == (422, 422)
     assert "2 open commands" in ambiguous.json()["message"]
     assert chosen.status_code == 202
-    assert unknown.status_code == 404
+    assert unknown.json() == {"status": "accepted_stale"}, "TL-CTR-04"
     assert closed.status_code == 403, "RT-API-11"

@@ -1,5 +1,8 @@
 """``container``: a container that runs to its end (TL §3.14).
 
+Once it has begun, its command is parked and holds no slot: the end comes from whoever
+sees it first, a call-back or this worker's own looks (TL-CTR-04, TL-CTR-07).
+
 Only the fields listed here exist: no value of a playbook's data can ask for a host
 path, for privileges or for the host's network (TL-CTR-10).
 """
@@ -13,6 +16,7 @@ from typing import ClassVar, Final
 
 import anyio
 
+from state_builder.ports import Observer
 from state_builder.records import JSON, ToolFailure, encode_json
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.containers import Driver, Env, Spec, State, driver_of
@@ -32,12 +36,15 @@ _SOURCES: Final = {
 _SLUG_MAX: Final = 20
 CANCEL_S: Final = 10.0
 """How long removing a cancelled container may take."""
+WATCH_MAX_S: Final = 86_400.0
+"""How long a container is looked at (TL-CTR-07)."""
 
 
 class Container(Tool):
-    """Starts a container, waits for its end, says how it was."""
+    """Starts a container, parks its command, says how it ended."""
 
     kind: ClassVar[str] = "container"
+    keeps_time: ClassVar[bool] = True
 
     def __init__(self, limits: ToolLimits) -> None:
         super().__init__(limits)
@@ -74,24 +81,34 @@ class Container(Tool):
         if self._driver is None:
             self._driver = driver_of(self._limits)
         driver, spec = self._driver, _spec(config, call)
-        try:
-            uid = await driver.start(spec)
-            state = await _ended(driver, spec)
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_S):
-                await driver.cancel(spec)
-            raise
-        data: Fields = {
+        uid = await driver.start(spec)
+        begun: Fields = {
             "job_name": spec.name,
             "job_uid": uid,
             "namespace": spec.namespace,
             "driver": driver.name,
             "labels": {**spec.labels},
+        }
+        parking, watched = call.ports.parking, self._limits.container_poll
+        try:
+            if parking is not None:
+                await parking.park(call, begun, watched=watched)
+                if not watched:
+                    return ToolResult(data=begun)
+            state = await _watched(driver, spec, call.ports.observer)
+        except anyio.get_cancelled_exc_class():
+            # A worker that goes leaves the container to the next one.
+            if parking is None or parking.over(call):
+                await _removed(driver, spec)
+            raise
+        data: Fields = {
+            **begun,
             "terminal_state": state.terminal,
             "exit_code": state.exit_code,
             "reason": state.reason,
             "stdout": state.stdout,
             "stderr": state.stderr,
+            "via": "poll",
         }
         helpers: Fields = {"exit_code": state.exit_code}
         if state.terminal != "succeeded":
@@ -104,12 +121,37 @@ class Container(Tool):
             await self._driver.close()
 
 
-async def _ended(driver: Driver, spec: Spec) -> State:
-    wait_s = driver.first_s
-    while (state := await driver.status(spec)) is None:
-        await anyio.sleep(wait_s)
-        wait_s = min(wait_s * 2, driver.longest_s)
+async def _watched(driver: Driver, spec: Spec, observer: Observer | None) -> State:
+    """Its end, counted (TL-MET-01)."""
+    began = anyio.current_time()
+    if observer is not None:
+        observer.count("noetl_worker_container_poll_started_total")
+    state = await _ended(driver, spec)
+    if observer is not None:
+        seconds = anyio.current_time() - began
+        observer.time("noetl_worker_container_poll_duration_seconds", seconds)
+        observer.count(
+            "noetl_worker_container_poll_terminal_total", state=state.terminal
+        )
     return state
+
+
+async def _ended(driver: Driver, spec: Spec) -> State:
+    """How it ended; removed when it takes longer than it may."""
+    wait_s = driver.first_s
+    with anyio.move_on_after(min(spec.timeout_s, WATCH_MAX_S)):
+        await anyio.sleep(wait_s)
+        while (state := await driver.status(spec)) is None:
+            await anyio.sleep(wait_s)
+            wait_s = min(wait_s * 2, driver.longest_s)
+        return state
+    await _removed(driver, spec)
+    return State(terminal="failed_timeout", reason=f"not over in {spec.timeout_s:g} s")
+
+
+async def _removed(driver: Driver, spec: Spec) -> None:
+    with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_S):
+        await driver.cancel(spec)
 
 
 def _failure(state: State) -> ToolFailure:

@@ -16,6 +16,7 @@ from state_builder.errors import RecordError
 from state_builder.ids import digest_of
 from state_builder.index import ENDED_KEPT_MAX, TOMBSTONES_MAX, ShardIndex
 from state_builder.records import Event, Record, encode_append
+from state_builder.wait import command_wait
 
 
 def test_links_of_a_chain_have_one_root_and_one_terminal() -> None:
@@ -49,6 +50,26 @@ def test_an_execution_is_open_until_its_terminal_and_then_a_tombstone() -> None:
     late = message(len(log) + 1, encode_append([fact("1", "load", "call.done")]))
     assert index.apply(late) == []
     assert index.find("2") is None
+
+
+@pytest.mark.parametrize(("watcher", "needed"), [("worker-1", 2), ("", 10)])
+def test_a_job_somebody_watches_keeps_its_command_in_the_log(
+    watcher: str, needed: int
+) -> None:
+    """RT-DRV-19, TL-CTR-07: whoever watches on gets it from there; for a call-back
+    nobody does."""
+    parked = {"status": "pending", "pending": True, "worker_id": watcher, "task": "j"}
+    log = [genesis("1"), issue("1", "load")]
+    log += [fact("1", "load", "command.started")]
+    log += [fact("1", "load", "command.completed", **parked)]
+    index = ShardIndex(0, 0)
+    for one in stored(*log):
+        index.apply(one)
+    [command] = index.open["1"].state.commands.values()
+    assert (command.parked, command.job, command.worker) == (True, "j", watcher)
+    assert index.needed(9) == needed
+    if watcher:
+        assert command_wait("c", command, 0.0).text.endswith("worker worker-1 watches")
 
 
 def test_a_fact_of_an_execution_that_never_began_is_passed_over() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,20 @@ import pytest
 from calls import call, context, failure, refusal
 from web_server import Seen, WebServer, reply, web_server
 
-from tools.contract import ToolLimits
+from tools.contract import CallContext, ToolLimits, ToolPorts
 from tools.doors.containers import Spec
 from tools.doors.containers.engine import EngineDriver
+from tools.doors.containers.local import ProcessDriver
 from tools.errors import ToolCallError
 from tools.kinds.container import Container
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody calls back here."""
+    monkeypatch.setattr(ProcessDriver, "first_s", 0.0)
 
 
 @pytest.fixture
@@ -91,6 +99,7 @@ async def test_a_process_stands_in_for_a_container(limits: ToolLimits) -> None:
         "reason": "",
         "stdout": "1\n",
         "stderr": "two\n",
+        "via": "poll",
     }
     error = await refusal(tool, limits, image="i", command=["/bin/sh", "-c", "exit 3"])
     assert (error.failure.kind, error.failure.code) == ("process", "failed")
@@ -209,6 +218,68 @@ async def test_cancelling_removes_the_container(engine: ToolLimits) -> None:
     with anyio.move_on_after(0.5):
         await call(Container(engine), engine, image="good")
     assert said(engine)[-1].startswith("rm --force noetl-container-s-7-")
+
+
+class Parked:
+    """The port, with its caller's word on whether the execution is over."""
+
+    def __init__(self, ended: bool = False) -> None:
+        self.jobs: list[tuple[Any, bool]] = []
+        self._ended = ended
+
+    async def park(
+        self, call: CallContext, job: dict[str, Any], *, watched: bool
+    ) -> None:
+        self.jobs.append((job, watched))
+
+    def over(self, call: CallContext) -> bool:
+        return self._ended
+
+
+async def test_a_container_that_began_is_parked_before_it_is_waited_for(
+    engine: ToolLimits,
+) -> None:
+    """TL-CTR-02, TL-CTR-06, TL-CTR-07: and by itself when only a call-back ends it."""
+    port = Parked()
+    where = context(engine, ports=ToolPorts(parking=port))
+    tool = Container(engine)
+    data: Any = (await tool.run(tool.validate({"image": "good"}), where)).data
+    only = Container(replace(engine, container_poll=False))
+    begun: Any = (await only.run(only.validate({"image": "good"}), where)).data
+    assert (data["terminal_state"], data["via"]) == ("succeeded", "poll")
+    assert set(begun) == {"job_name", "job_uid", "namespace", "driver", "labels"}
+    assert port.jobs == [(begun, True), (begun, False)]
+    assert [line.split()[0] for line in said(engine)].count("inspect") == 3
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_worker_that_goes_leaves_its_container_to_the_next_one(
+    engine: ToolLimits, ended: bool
+) -> None:
+    """TL-CTR-09: it is removed only when its execution is over."""
+    place = Path(engine.environment["PATH"].partition(":")[0])
+    (place / "docker").write_text(ENGINE.replace("-lt 2", "-lt 99999"))
+    tool = Container(engine)
+    where = context(engine, ports=ToolPorts(parking=Parked(ended)))
+    with anyio.move_on_after(0.5):
+        await tool.run(tool.validate({"image": "good"}), where)
+    assert said(engine)[-1].startswith("rm --force") is ended
+
+
+async def test_a_container_that_takes_too_long_is_removed(engine: ToolLimits) -> None:
+    """TL-LIM-02, TL-CTR-04."""
+    place = Path(engine.environment["PATH"].partition(":")[0])
+    (place / "docker").write_text(ENGINE.replace("-lt 2", "-lt 99999"))
+    tool = Container(engine)
+    with pytest.raises(ToolCallError) as caught:
+        await tool.run(tool.validate({"image": "good"}), context(engine, timeout_s=0.3))
+    found = caught.value.failure
+    assert (found.kind, found.code, found.retryable) == (
+        "timeout",
+        "failed_timeout",
+        True,
+    )
+    assert said(engine)[-1].startswith("rm --force")
 
 
 class Cluster:

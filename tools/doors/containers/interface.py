@@ -71,7 +71,8 @@ class Driver(Protocol):
 
     Attributes:
         name: what people know it by.
-        first_s, longest_s: time between looks, doubling from one to the other.
+        first_s, longest_s: time before the first look and between looks, doubling
+            from one to the other; what is told from outside until then comes first.
     """
 
     name: str

@@ -21,14 +21,14 @@ class ProcessDriver:
     """See :class:`tools.doors.containers.interface.Driver`."""
 
     name = "process"
-    first_s = 0.0
-    longest_s = 0.0
+    first_s = 2.0
+    longest_s = 2.0
 
     def __init__(self, limits: ToolLimits) -> None:
         self._limits = limits
 
     async def start(self, spec: Spec) -> str:
-        """Nothing runs before somebody waits for it."""
+        """Nothing runs before somebody looks: so a call-back may take its place."""
         if not (*spec.command, *spec.args):
             raise configuration("command: the process driver needs one")
         without_secrets(spec, self.name)

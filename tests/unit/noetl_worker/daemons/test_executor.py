@@ -26,6 +26,7 @@ from state_builder.records import (
     ToolOutcome,
     decode_append,
 )
+from tools.contract import CallContext, ToolLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +37,7 @@ Tool = Callable[[Command], Awaitable[ToolOutcome]]
 class Bench:
     """One worker, one queue, and the test as the owner that is asked."""
 
-    def __init__(self, tool: Tool) -> None:
+    def __init__(self, tool: Tool, slots: int = 4) -> None:
         self.clock = ManualClock()
         settings = BusSettings(shard_count=1, ack_wait_s=30.0)
         self.broker = MemoryBroker(self.clock, settings)
@@ -47,6 +48,7 @@ class Bench:
         self.asked = 0
         self.settled: list[bool] = []
         self._tool = tool
+        self._settings = ExecutorSettings(worker_id="w", slots=slots)
 
     async def run(self, command: Command) -> ToolOutcome:
         return await self._tool(command)
@@ -77,9 +79,10 @@ class Bench:
             clock=self.clock,
             observer=self.observer,
         )
-        executor = Executor(ports, ExecutorSettings(worker_id="w"))
+        self.executor = executor = Executor(ports, self._settings)
+        self.stop = anyio.Event()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(executor.run, anyio.Event())
+            tasks.start_soon(executor.run, self.stop)
             await self.until(lambda: executor.pulling)
             yield
             tasks.cancel_scope.cancel()
@@ -241,3 +244,86 @@ async def test_commands_lost_twice_run_one_after_the_other() -> None:
         let_go.set()
         await bench.until(lambda: len(bench.events("command.completed")) == 3)
     assert most == 1
+
+
+class Job:
+    """A tool that starts a job outside, parks, and perhaps waits for its end."""
+
+    def __init__(self, *, watched: bool) -> None:
+        self.bench = Bench(self, slots=1)
+        self.ended = anyio.Event()
+        self.stopped: list[bool] = []
+        self._watched = watched
+
+    async def __call__(self, command: Command) -> ToolOutcome:
+        if command.visit > 1:
+            return await nothing(command)
+        call = CallContext(
+            execution_id=EID,
+            command_id=command.command_id,
+            step="a",
+            attempt=1,
+            timeout_s=1.0,
+            limits=ToolLimits(),
+        )
+        job: dict[str, Any] = {"job_name": "j", "job_uid": "u"}
+        executor = self.bench.executor
+        await executor.park(call, job, watched=self._watched)
+        try:
+            if self._watched:
+                await self.ended.wait()
+        except BaseException:
+            self.stopped.append(executor.over(call))
+            raise
+        return await nothing(command)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+async def test_a_parked_command_holds_no_slot(watched: bool) -> None:
+    """TL-CTR-06, RT-WRK-16: one slot, and the next command runs meanwhile."""
+    job = Job(watched=watched)
+    bench = job.bench
+    async with bench.working():
+        await bench.issue(1)
+        await bench.issue(2)
+        await bench.until(lambda: len(bench.events("command.completed")) == 2)
+        first, second = bench.events("command.completed")
+        assert (first.pending, first.task, first.visit) == (True, "j", 1)
+        assert (second.pending, second.visit) == (False, 2)
+        assert first.worker_id == ("w" if watched else "")
+        assert [event.visit for event in bench.events("call.done")] == [2]
+        with anyio.fail_after(5):
+            while await bench.unfinished() != int(watched):
+                await anyio.sleep(0)
+        job.ended.set()
+        if watched:
+            await bench.until(lambda: len(bench.events("call.done")) == 2)
+    assert len(bench.events("command.completed")) == 2, "it was parked, not ended twice"
+    assert len(bench.events("command.started")) == 2
+    name = "noetl_worker_call_done_skipped_pending_callback_total.container"
+    assert bench.observer.counts[name] == 1
+
+
+async def test_a_stopping_worker_gives_parked_commands_back_at_once() -> None:
+    """RT-WRK-20: it does not wait for jobs it does not run; they go on."""
+    job = Job(watched=True)
+    async with job.bench.working():
+        await job.bench.issue(1)
+        await job.bench.until(lambda: bool(job.bench.events("command.completed")))
+        job.bench.stop.set()
+        await job.bench.until(lambda: bool(job.stopped))
+        assert await job.bench.unfinished() == 1
+    assert job.stopped == [False]
+    assert job.bench.events("call.error") == []
+
+
+async def test_a_parked_command_ends_with_its_execution() -> None:
+    """TL-CTR-09, RT-WRK-13."""
+    job = Job(watched=True)
+    async with job.bench.working():
+        await job.bench.issue(1)
+        await job.bench.until(lambda: bool(job.bench.events("command.completed")))
+        await job.bench.bus.signals.cancelled(EID)
+        await job.bench.until(lambda: bool(job.bench.events("call.error")))
+    assert job.stopped == [True]
+    assert job.bench.events("command.failed") == []
