@@ -108,6 +108,9 @@ def flatten(report: Report, tool: dict[str, JSON], path: Path) -> Fields:
         fields["spec"] = Field({"timeout": parts.value}, block.at("spec"))
     own = _level(block, kind)
     own.pop("spec", None)
+    if kind == "noop" and "result" in tool:
+        # To return null is not the same as to return nothing of its own.
+        own["result"] = Field(tool["result"], block.at("result"))
     return {**fields, **own}
 
 

@@ -38,6 +38,8 @@ _DATA_FIELDS: Final = frozenset(
 )
 """Fields that want a map or a list; as one text they are data positions (PB-413)."""
 
+_DATA_THROUGHOUT: Final = frozenset({("noop", "result"), ("playbook", "payload")})
+
 
 class Text(Struct, frozen=True):
     """A field that holds templates; ``data`` marks a data position."""
@@ -110,7 +112,7 @@ def plan_of(config: dict[str, JSON], depth: int = 0) -> Plan:
         if key in _OWNED:
             continue
         if _has_template(key, value):
-            data = isinstance(value, str) and _is_data(kind, key)
+            data = _is_data(kind, key, value)
             texts.append(Text(key, _code(value) if key == "code" else value, data))
         else:
             fields[key] = value
@@ -160,8 +162,11 @@ def _tasks(config: dict[str, JSON], depth: int) -> tuple[Plan, ...]:
     return tuple(tasks)
 
 
-def _is_data(kind: str, key: str) -> bool:
-    return key in _DATA_FIELDS or (kind == "noop" and key == "result")
+def _is_data(kind: str, key: str, value: JSON) -> bool:
+    """A field is a data position with all its leaves, or as one text alone (PB-413)."""
+    if (kind, key) in _DATA_THROUGHOUT:
+        return True
+    return key in _DATA_FIELDS and isinstance(value, str)
 
 
 def _has_template(key: str, value: JSON) -> bool:
