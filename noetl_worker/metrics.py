@@ -156,6 +156,7 @@ noetl_lease_transitions_total kind=take,renew,lost outcome=ok,lost -- leases
 noetl_checkpoint_bytes_total -- bytes of snapshots written
 noetl_commands_given_up_total code=poison,no_worker,lost -- commands the owner ended
 noetl_commands_lost_total -- commands issued again because their answer got lost
+noetl_log_damaged_total kind=message,event -- what no owner could read in the log
 noetl_log_trimmed_messages_total -- messages nobody needed any more
 noetl_worker_pulls_total outcome=message,empty,error -- pulls of commands
 noetl_worker_claim_failed_total reason=terminal,superseded,unavailable -- commands not run after asking

@@ -50,6 +50,18 @@ class Entry(Struct, kw_only=True):
     armed: float = 0.0
 
 
+class Tree(Struct, kw_only=True, omit_defaults=True):
+    """Executions that playbooks called under one first execution.
+
+    Attributes:
+        started: all there ever were.
+        open: those that have not ended.
+    """
+
+    started: int = 0
+    open: int = 0
+
+
 class Snapshot(Struct, kw_only=True):
     """A shard's open executions up to a sequence."""
 
@@ -59,6 +71,7 @@ class Snapshot(Struct, kw_only=True):
     generation: int
     executions: list[State]
     tombstones: dict[str, str] = field(default_factory=dict)
+    trees: dict[str, Tree] = field(default_factory=dict)
 
 
 _snapshot_encoder = Encoder()
@@ -72,6 +85,7 @@ class ShardIndex:
         position: the last sequence read; nothing before it is missing.
         damaged: messages that were no valid append, passed over (RT-NATS-46).
         events: events folded since boot.
+        trees: by the execution they began with, while any of it is open.
     """
 
     def __init__(self, shard: int, generation: int, position: int = 0) -> None:
@@ -83,6 +97,7 @@ class ShardIndex:
         self.open: dict[str, Entry] = {}
         self.ended: OrderedDict[str, State] = OrderedDict()
         self.tombstones: OrderedDict[str, str] = OrderedDict()
+        self.trees: dict[str, Tree] = {}
 
     def apply(self, message: LogMessage) -> list[Entry]:
         """Fold one message; which executions it touched.
@@ -124,8 +139,11 @@ class ShardIndex:
 
     def _fold(self, entry: Entry, record: Record, sequence: int, index: int) -> None:
         state = entry.state
+        born = not state.head.count
         for offset, event in enumerate(record.events):
             fold(state, event, event_id(self.generation, sequence, index + offset))
+        if born:
+            self._join_tree(state)
         if entry.unread and record.events[0].type in DECISION_TYPES:
             entry.unread -= 1
         else:
@@ -141,6 +159,28 @@ class ShardIndex:
             self.ended.popitem(last=False)
         if len(self.tombstones) > TOMBSTONES_MAX:
             self.tombstones.popitem(last=False)
+        self._leave_tree(state)
+
+    def _join_tree(self, state: State) -> None:
+        if state.genesis is not None and state.genesis.root:
+            tree = self.trees.setdefault(state.genesis.root, Tree())
+            tree.started += 1
+            tree.open += 1
+
+    def _leave_tree(self, state: State) -> None:
+        root = state.genesis.root if state.genesis is not None else ""
+        tree = self.trees.get(root or state.execution_id)
+        if tree is not None:
+            tree.open -= bool(root)
+            if not tree.open and (root or state.execution_id) not in self.open:
+                del self.trees[root or state.execution_id]
+
+    def tree_size(self, state: State) -> int:
+        """Executions of the tree this one belongs to, ended ones included."""
+        genesis = state.genesis
+        root = (genesis.root if genesis is not None else "") or state.execution_id
+        tree = self.trees.get(root)
+        return 1 if tree is None else 1 + tree.started
 
     def find(self, execution_id: str) -> State | None:
         """The state of an execution that is open or ended lately."""
@@ -177,6 +217,7 @@ class ShardIndex:
                 generation=self.generation,
                 executions=[entry.state for entry in self.open.values()],
                 tombstones=dict(self.tombstones),
+                trees=self.trees,
             )
         )
         return digest_of(body).encode() + b"\n" + body
@@ -208,4 +249,5 @@ class ShardIndex:
                 own_payloads(state.genesis)
             index.open[state.execution_id] = Entry(state=state)
         index.tombstones.update(snapshot.tombstones)
+        index.trees.update(snapshot.trees)
         return index

@@ -234,6 +234,7 @@ class Genesis(Struct, kw_only=True, omit_defaults=True):
     """``playbook_started.context``: all an execution is born with.
 
     Attributes:
+        root: the execution its tree began with; empty in that execution itself.
         workload_ref, payload_ref: stand for a large one that is stored (RT-LIM-2).
     """
 
@@ -245,6 +246,7 @@ class Genesis(Struct, kw_only=True, omit_defaults=True):
     parent_execution_id: str = ""
     parent_command_id: str = ""
     depth: int = 0
+    root: str = ""
     call: CallMode | None = None
     trace: Raw = NOTHING
     payload: Raw = NOTHING

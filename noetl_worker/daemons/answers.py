@@ -15,7 +15,8 @@ import structlog
 from msgspec import to_builtins
 from msgspec.json import decode as decode_json
 
-from noetl_worker.daemons.owner import OwnedShard, Owner
+from noetl_worker.daemons.owned import OwnedShard
+from noetl_worker.daemons.owner import Owner
 from state_builder.errors import UnavailableError
 from state_builder.ports import Clock, EventLog, Signals
 from state_builder.records import JSON

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import structlog
 
-from noetl_worker.daemons.owner import OwnedShard, Owner
+from noetl_worker.daemons.owned import OwnedShard
+from noetl_worker.daemons.owner import Owner
 from state_builder.errors import UnavailableError
 from state_builder.ids import event_position
 from state_builder.index import Entry

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 import anyio
@@ -18,6 +18,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from noetl_worker.daemons.given_up import given_up_event
+from noetl_worker.daemons.owned import OwnedShard
 from noetl_worker.daemons.playbooks import Playbooks
 from noetl_worker.daemons.references import see_to
 from state_builder.arcs import Plan
@@ -38,10 +39,9 @@ from state_builder.errors import (
     LimitExceededError,
     UnavailableError,
 )
-from state_builder.ids import Shard
-from state_builder.index import Entry, ShardIndex
+from state_builder.index import Entry
 from state_builder.ports import Clock, EventLog, LogMessage, Observer, Signals
-from state_builder.records import JSON, Event, Record, decode_lease, timestamp
+from state_builder.records import Event, Record, timestamp
 from state_builder.state import State
 from state_builder.values import ValueStore
 
@@ -51,36 +51,6 @@ RETRY_FIRST_S = 0.2
 RETRY_MAX_S = 5.0
 TIMER_AGAIN_S = 0.02
 """Back-off for one execution whose playbook cannot be had right now (RT-DRV-11)."""
-
-
-@dataclass(kw_only=True)
-class OwnedShard:
-    """One shard while this process owns it.
-
-    Attributes:
-        epoch: sequence of our lease record; fences every append.
-        ready: our own lease record was read: nothing older is missing.
-        lost: another lease was seen or an append was refused.
-        renewing: a newer lease of our own is on its way; nothing is decided until then.
-        in_flight: appends not yet acknowledged.
-        covered: everything of this shard up to this sequence was read; grows with what
-            is read of the other shards too.
-        written: what the last snapshot covers.
-    """
-
-    shard: Shard
-    holder: str
-    epoch: int
-    index: ShardIndex
-    ready: bool = False
-    lost: bool = False
-    renewing: bool = False
-    in_flight: int = 0
-    since_snapshot: int = 0
-    covered: int = 0
-    written: int = 0
-    memos: dict[str, dict[str, JSON]] = field(default_factory=dict)
-    bulks: dict[str, Bulk] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +101,14 @@ class Owner:
             if message.kind == "lease":
                 self._read_lease(owned, message)
                 continue
+            damaged = owned.index.damaged
             for entry in owned.index.apply(message):
                 touched[entry.state.execution_id] = (owned, entry)
             owned.since_snapshot += 1
+            if owned.index.damaged > damaged:
+                # Its bytes are kept by the materializer (RT-NATS-46).
+                log.error("log.damaged", shard=owned.shard, sequence=message.sequence)
+                self._ports.observer.count("noetl_log_damaged_total", kind="message")
         for owned, entry in touched.values():
             if owned.ready and not entry.retired:
                 self._arm(owned, entry)
@@ -150,7 +125,7 @@ class Owner:
     def _read_lease(self, owned: OwnedShard, message: LogMessage) -> None:
         owned.index.position = message.sequence
         if message.sequence > owned.epoch:
-            if owned.renewing and decode_lease(message.data).holder == owned.holder:
+            if owned.renewing and owned.is_ours(message.data):
                 owned.epoch = message.sequence
             else:
                 self.lose(owned, "another lease was read")
@@ -193,7 +168,13 @@ class Owner:
     def drive(self, owned: OwnedShard, entry: Entry) -> None:
         """Decide one execution now, and send what is decided."""
         genesis = entry.state.genesis
-        if genesis is None or owned.lost or owned.renewing:
+        if owned.lost or owned.renewing:
+            return
+        if entry.state.damaged:
+            self._ports.observer.count("noetl_log_damaged_total", kind="event")
+            self._fail(owned, entry, "damaged", entry.state.damaged)
+            return
+        if genesis is None:
             return
         plan = self._ports.playbooks.known(genesis.catalog_id)
         if plan is None:
@@ -214,6 +195,7 @@ class Owner:
             shard_count=self._shard_count,
             children=self._ports.playbooks.children,
             hold_loops=self.hold_loops,
+            tree_size=owned.index.tree_size(entry.state),
             memo=owned.memos.setdefault(entry.state.execution_id, {}),
             bulk=owned.bulks.get(entry.state.execution_id) or Bulk(),
         )
@@ -286,6 +268,10 @@ class Owner:
     def _send(self, owned: OwnedShard, entry: Entry, decision: Decision) -> None:
         """Append a pass: one message when it fits in one (RT-DRV-6)."""
         eid = entry.state.execution_id
+        for step in decision.unmatched:
+            log.warning("step.unmatched", execution_id=eid, step=step)
+        for limit in decision.limits:
+            self._ports.observer.count("noetl_limit_hits_total", limit=limit)
         if decision.terminal:
             owned.memos.pop(eid, None)
             owned.bulks.pop(eid, None)
@@ -455,14 +441,15 @@ class Owner:
     def _fail(self, owned: OwnedShard, entry: Entry, reason: str, text: str) -> None:
         """End an execution that cannot go on, whatever its state."""
         self._ports.observer.count("noetl_orchestrate_drive_total", stage=reason)
-        eid = entry.state.execution_id
-        owned.memos.pop(eid, None)
-        owned.bulks.pop(eid, None)
+        log.error(
+            "execution.given_up",
+            execution_id=entry.state.execution_id,
+            reason=reason,
+            error=text[:2000],
+        )
         text = text[:2000].encode(errors="replace").decode()
         at = timestamp(self._ports.clock.now())
-        records = give_up(entry.state, at, reason, text)
-        key = f"{eid}:{entry.state.head.event_id}:{reason}"
-        self._append(owned, entry, records, key, "")
+        self._send(owned, entry, give_up(entry.state, at, reason, text))
 
     def _arm(self, owned: OwnedShard, entry: Entry) -> None:
         """Wake up for the execution's next timer, once."""

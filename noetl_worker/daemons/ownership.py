@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import structlog
 from anyio.abc import TaskGroup
 
-from noetl_worker.daemons.owner import OwnedShard, Owner
+from noetl_worker.daemons.owned import OwnedShard
+from noetl_worker.daemons.owner import Owner
 from noetl_worker.daemons.snapshots import Snapshots
 from state_builder.errors import ConflictError, LostDataError, UnavailableError
 from state_builder.ids import Shard, digest_of

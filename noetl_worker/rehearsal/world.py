@@ -176,7 +176,8 @@ class World:
     def _decide(self, entry: Entry) -> Decision | None:
         """One look at one execution, lookups answered."""
         state = entry.state
-        assert state.genesis is not None
+        if state.genesis is None:
+            return None
         children: dict[Struct, Struct] = {}
         while True:
             turn = Turn(
@@ -186,6 +187,7 @@ class World:
                 at=timestamp(self.now),
                 limits=self.limits,
                 children=children,
+                tree_size=self.index.tree_size(state),
                 memo=self._memos.setdefault(state.execution_id, {}),
                 bulk=self.bulk,
             )

@@ -17,7 +17,8 @@ from noetl_worker.daemons.backstop import (
     BackstopPorts,
     BackstopSettings,
 )
-from noetl_worker.daemons.owner import OwnedShard, Owner, OwnerPorts
+from noetl_worker.daemons.owned import OwnedShard
+from noetl_worker.daemons.owner import Owner, OwnerPorts
 from noetl_worker.daemons.ownership import (
     Ownership,
     OwnershipPorts,
@@ -92,6 +93,7 @@ def _owner(
             entries_max=limits.steps_max,
             visits_max=limits.visits_max,
             depth_max=limits.depth_max,
+            tree_executions_max=limits.tree_executions_max,
         ),
         process.settings.bus.shard_count,
     )

@@ -232,3 +232,10 @@ class Limits:
     )
     visits_max: int = env("NOETL_VISITS_MAX", 10_000, "visits of one step", "", SOME)
     depth_max: int = env("NOETL_DEPTH_MAX", 32, "nesting of playbooks", "", SOME)
+    tree_executions_max: int = env(
+        "NOETL_TREE_EXECUTIONS_MAX",
+        100_000,
+        "executions that one may lead to by calling playbooks",
+        "",
+        SOME,
+    )

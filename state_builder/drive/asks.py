@@ -13,7 +13,8 @@ from msgspec.json import decode as decode_json
 from msgspec.structs import replace
 
 from state_builder.drive.answers import answer_event
-from state_builder.drive.calls import Child, ChildNeed, child_genesis
+from state_builder.drive.bulk import LackingError
+from state_builder.drive.calls import Child, ChildNeed, child_genesis, limit_of
 from state_builder.drive.decision import Draft, raw
 from state_builder.errors import NoetlError
 from state_builder.ids import CommandId, Shard, child_execution_id
@@ -23,12 +24,12 @@ from state_builder.records import (
     ChildRequest,
     Event,
     Genesis,
-    Record,
     ToolFailure,
     ToolOutcome,
     encode_json,
 )
 from state_builder.state import Asked
+from state_builder.template import BulkNeededError
 
 _request = Decoder(ChildRequest)
 
@@ -65,7 +66,10 @@ def _start(draft: Draft, key: str, asked: Asked) -> None:
     if not problem:
         try:
             genesis = _genesis(draft, asked, request, child, child_id)
+        except (BulkNeededError, LackingError):
+            raise
         except NoetlError as error:
+            limit_of(draft, error)
             problem = str(error)
     if genesis is None:
         path = request.path or request.catalog_id
@@ -78,7 +82,7 @@ def _start(draft: Draft, key: str, asked: Asked) -> None:
         status="STARTED",
         context=raw(genesis),
     )
-    draft.others.append(Record(execution_id=child_id, events=[event]))
+    draft.bear(child_id, event)
     data: JSON = None
     if not request.waits:
         data = {

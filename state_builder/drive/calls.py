@@ -30,7 +30,6 @@ from state_builder.records import (
     CommandContext,
     Event,
     Genesis,
-    Record,
     ToolFailure,
     encode_json,
 )
@@ -118,7 +117,8 @@ def _prepare(
         start.failure = ToolFailure(kind="template", message=message)
     except LimitExceededError as error:
         message = f"step '{step.name}': {error}"
-        start.failure = ToolFailure(kind="limit", code=error.limit, message=message)
+        code = limit_of(draft, error)
+        start.failure = ToolFailure(kind="limit", code=code, message=message)
     return start
 
 
@@ -168,16 +168,16 @@ def _start(draft: Draft, start: _Start) -> None:
         draft.turn.shard_count,
     )
     _issue(draft, start, start.need.path or child.path, child_id)
-    problem, genesis = child.problem, None
+    problem, genesis, limit = child.problem, None, ""
     if not problem:
         try:
             genesis = _genesis(draft, start, child, child_id)
         except (BulkNeededError, LackingError):
             raise
         except NoetlError as error:
-            problem = str(error)
+            problem, limit = str(error), limit_of(draft, error)
     if genesis is None:
-        _not_started(draft, start, child_id, problem)
+        _not_started(draft, start, child_id, problem, limit)
         return
     event = Event(
         type="playbook_started",
@@ -185,7 +185,7 @@ def _start(draft: Draft, start: _Start) -> None:
         status="STARTED",
         context=raw(genesis),
     )
-    draft.others.append(Record(execution_id=child_id, events=[event]))
+    draft.bear(child_id, event)
     draft.weight += len(event.context)
     if start.call.wait == "none":
         data: JSON = {
@@ -249,6 +249,13 @@ def child_genesis(
             f"playbooks call each other {depth} deep; "
             f"at most {draft.turn.limits.depth_max} levels are allowed",
         )
+    most = draft.turn.limits.tree_executions_max
+    if draft.turn.tree_size + draft.born >= most:
+        raise LimitExceededError(
+            "tree_executions_max",
+            f"{most:,} executions have come of one, as many as are allowed; "
+            "does a playbook call itself?",
+        )
     env: JSON = decode_json(parent.env) if parent.env else {}
     workload = effective_workload(child.playbook, data, child_id, draft.turn.at, env)
     genesis = Genesis(
@@ -258,6 +265,7 @@ def child_genesis(
         pool=child.playbook.pool or parent.pool,
         parent_execution_id=draft.turn.state.execution_id,
         depth=depth,
+        root=parent.root or draft.turn.state.execution_id,
         trace=parent.trace,
         env=parent.env,
     )
@@ -299,7 +307,17 @@ def _park(draft: Draft, start: _Start) -> None:
         )
 
 
-def _not_started(draft: Draft, start: _Start, child_id: str, problem: str) -> None:
+def limit_of(draft: Draft, error: NoetlError) -> str:
+    """The name of the limit an error speaks of, which is counted; else nothing."""
+    if not isinstance(error, LimitExceededError):
+        return ""
+    draft.limits.append(error.limit)
+    return error.limit
+
+
+def _not_started(
+    draft: Draft, start: _Start, child_id: str, problem: str, limit: str
+) -> None:
     """An unknown path stays an error; an invalid child is tolerated (PB-605)."""
     path = start.need.path or start.need.catalog_id
     tolerated: JSON = None
@@ -313,6 +331,7 @@ def _not_started(draft: Draft, start: _Start, child_id: str, problem: str) -> No
         }
     failure = ToolFailure(
         kind="configuration",
+        code=limit,
         message=f"playbook '{path}' cannot be started: {problem}",
     )
     settle(draft, start.command, Run(error=failure), tolerated=tolerated)

@@ -180,6 +180,9 @@ def _leave(
     failed = not outcome.ok and not tolerates(step)
     final = step.name == draft.plan.playbook.final_step and draft.state.final_entered
     tokens = deliver(draft, step, leaving.routed)
+    unmatched = _unmatched(step, leaving.routed, event_name)
+    if unmatched:
+        draft.unmatched.append(step.name)
     cursor = run.loop is not None and run.loop.cursor is not None
     stored: Part | None = None
     if run.loop is not None and outcome.reference:
@@ -188,7 +191,7 @@ def _leave(
         arcs=tokens,
         event_name=event_name,
         over=() if run.issued else run.over,
-        unmatched=_unmatched(step, leaving.routed, event_name),
+        unmatched=unmatched,
         handled=bool(leaving.routed.tokens) or final,
         bare=step.bare_noop,
         failure=outcome.error if failed else None,

@@ -15,6 +15,7 @@ from state_builder.drive.ending import (
     end_if_done,
     fail,
     fire_timers,
+    give_up,
 )
 from state_builder.drive.entry import enter_all, skip_unreachable
 from state_builder.errors import LimitExceededError, TemplateError
@@ -29,7 +30,11 @@ def decide(turn: Turn) -> Decision | None:
     ends the execution with the reason; it is never tried again (RT-DRV-10).
     """
     state = turn.state
-    if state.genesis is None or state.terminal:
+    if state.terminal:
+        return None
+    if state.damaged:
+        return give_up(state, turn.at, "damaged", state.damaged)
+    if state.genesis is None:
         return None
     try:
         draft = _decide(turn)
@@ -41,6 +46,7 @@ def decide(turn: Turn) -> Decision | None:
         draft = fail(turn, "evaluate_error", str(error))
     except LimitExceededError as error:
         draft = fail(turn, "limit", f"{error.limit}: {error}")
+        draft.limits.append(error.limit)
     except FailExecution as error:
         draft = fail(turn, error.reason, str(error))
     return draft.decision()

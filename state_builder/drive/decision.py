@@ -47,6 +47,7 @@ class DriveLimits(Struct, frozen=True, kw_only=True):
         entries_max: step entries per execution.
         visits_max: visits of one step.
         depth_max: nesting of sub-playbooks.
+        tree_executions_max: executions that one first execution may lead to.
         events_max: events of one pass; the rest comes with the next.
         pass_bytes_max: payloads of one pass, likewise.
         loop_items_max: elements of one loop's collection.
@@ -61,6 +62,7 @@ class DriveLimits(Struct, frozen=True, kw_only=True):
     entries_max: int = 100_000
     visits_max: int = 10_000
     depth_max: int = 32
+    tree_executions_max: int = 100_000
     events_max: int = 500
     loop_items_max: int = 1_000_000
     frame_rows_max: int = 100_000
@@ -101,6 +103,8 @@ class Decision(Struct, kw_only=True):
         partial: there may be more to decide once this pass was read back; every other
             pass leaves nothing lacking.
         needs: lookups to make first; nothing else is decided then.
+        unmatched: steps that none of their arcs led out of, to be told (PB-320).
+        limits: named limits that were hit.
     """
 
     key: str
@@ -110,6 +114,8 @@ class Decision(Struct, kw_only=True):
     terminal: bool = False
     partial: bool = False
     needs: list[Struct] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
 
 
 class Turn(Struct, kw_only=True):
@@ -121,6 +127,7 @@ class Turn(Struct, kw_only=True):
         bulk: what was found for values outside the log.
         children: what was found for :class:`ChildNeed` lookups, by need.
         hold_loops: the log is nearly full: loops issue nothing further for now.
+        tree_size: executions of its tree so far, itself included.
         memo: anything derived from immutable parts of the state, kept between turns.
     """
 
@@ -133,6 +140,7 @@ class Turn(Struct, kw_only=True):
     shard_count: int = 1
     children: Mapping[Struct, Struct] = field(default_factory=dict)
     hold_loops: bool = False
+    tree_size: int = 1
     memo: dict[str, JSON] = field(default_factory=dict)
     bulk: Bulk = field(default_factory=Bulk)
 
@@ -226,20 +234,25 @@ class Draft:
         candidates: steps that may have become unreachable.
         floor: no event written from now on stands before this rank.
         unsettled: an outcome was written, and nothing yet what follows from it.
+        born: children that begin with this pass.
+        unmatched, limits: as of :class:`Decision`.
     """
 
     __slots__ = (
         "_owns_ctx",
+        "born",
         "candidates",
         "commands",
         "events",
         "floor",
+        "limits",
         "needs",
         "next_id",
         "others",
         "state",
         "terminal",
         "turn",
+        "unmatched",
         "unsettled",
         "weight",
     )
@@ -270,6 +283,9 @@ class Draft:
         self.next_id = _DRAFT_IDS
         self.floor = 0
         self.unsettled = False
+        self.born = 0
+        self.unmatched: list[str] = []
+        self.limits: list[str] = []
 
     @property
     def plan(self) -> Plan:
@@ -304,6 +320,11 @@ class Draft:
         """Add a command for a pool, and fold it."""
         self._fold(event)
         self.commands.append(Issued(pool, event))
+
+    def bear(self, child_id: str, genesis: Event) -> None:
+        """Add the beginning of a child."""
+        self.others.append(Record(execution_id=child_id, events=[genesis]))
+        self.born += 1
 
     def end(self, event: Event) -> None:
         """Add the terminal: the last event of the drive (PB-641)."""
@@ -345,6 +366,8 @@ class Draft:
             others=self.others,
             terminal=self.terminal,
             partial=self.unsettled or self.full or len(self.others) >= self.others_max,
+            unmatched=self.unmatched,
+            limits=self.limits,
         )
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from state_builder.arcs import Plan
 from state_builder.drive.answers import answer_parent, cancel_children, time_out
 from state_builder.drive.bulk import view
-from state_builder.drive.decision import Draft, Turn, raw
+from state_builder.drive.decision import Decision, Draft, Turn, raw
 from state_builder.drive.entry import enter
 from state_builder.drive.names import step_names
 from state_builder.errors import LimitExceededError
@@ -20,7 +20,6 @@ from state_builder.playbook import Playbook
 from state_builder.records import (
     NOTHING,
     Event,
-    Record,
     ResultEnvelope,
     ToolOutcome,
     decode_reference,
@@ -110,8 +109,8 @@ def fail(turn: Turn, reason: str, message: str) -> Draft:
     return draft
 
 
-def give_up(state: State, at: str, reason: str, message: str) -> list[Record]:
-    """The records that end an execution no turn can be taken for.
+def give_up(state: State, at: str, reason: str, message: str) -> Decision:
+    """The pass that ends an execution no turn can be taken for.
 
     Whatever its state and its playbook are: its terminal, the answer to its parent, and
     what its children are told.
@@ -121,9 +120,10 @@ def give_up(state: State, at: str, reason: str, message: str) -> list[Record]:
     turn = Turn(plan=Plan(Playbook(name="", path="")), state=bare, now=0.0, at=at)
     decision = fail(turn, reason, message).decision()
     assert decision is not None
-    events = [replace(event, code=reason) for event in decision.events]
-    others = decision.others[:GIVE_UP_OTHERS_MAX]
-    return [Record(execution_id=state.execution_id, events=events), *others]
+    decision.key = f"{decision.key}:{reason}"
+    decision.events = [replace(event, code=reason) for event in decision.events]
+    decision.others = decision.others[:GIVE_UP_OTHERS_MAX]
+    return decision
 
 
 def _finish(

@@ -77,10 +77,22 @@ def fold(state: State, event: Event, event_id: int) -> str:
     if verdict:
         state.ignored += 1
         return verdict
+    if state.damaged and not state.terminal:
+        state.ignored += 1
+        return "damaged"
     state.last_type = event.type
     if event.step:
         state.last_step = event.step
-    if apply(state, event, event_id):
+    try:
+        counted = apply(state, event, event_id)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is in the log for good
+        # Every reader meets it again, so it must end this execution and nothing else.
+        state.damaged = (
+            f"event {event_id} ({event.type}) cannot be read: "
+            f"{type(error).__name__}: {error}"
+        )
+        return "damaged"
+    if counted:
         return ""
     state.ignored += 1
     return "not_open"

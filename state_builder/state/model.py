@@ -248,6 +248,7 @@ class State(Struct, kw_only=True, omit_defaults=True):
         timers: name → due time, Unix seconds.
         due: the same as a heap of (due time, name), the first one always valid.
         tasks_open: open commands a worker runs (parked ones not counted).
+        damaged: which event could not be folded, and why; nothing is decided any more.
     """
 
     execution_id: str
@@ -275,6 +276,7 @@ class State(Struct, kw_only=True, omit_defaults=True):
     tasks_open: int = 0
     ignored: int = 0
     final_entered: bool = False
+    damaged: str = ""
 
     @property
     def terminal(self) -> str:

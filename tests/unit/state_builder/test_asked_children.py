@@ -138,6 +138,16 @@ def test_a_request_nobody_can_read_is_answered_with_the_reason() -> None:
     assert b"the request cannot be read" in answer
 
 
+def test_what_a_child_is_given_may_be_too_large_for_its_beginning() -> None:
+    """RT-LIM-2: it is stored first, as it is for any other call."""
+    text = "x" * 400_000
+    stage = asking(1, data=Raw(encode_json({"text": text})))
+    (child,) = {eid for eid, _ in stage.world.events} - {EXECUTION}
+    genesis = stage.world.state(child).genesis
+    assert genesis is not None and genesis.workload_ref
+    assert any(text.encode() in value for value in stage.world.values.values())
+
+
 def test_a_failed_child_is_a_failed_answer_or_a_tolerated_one() -> None:
     """PB-604, PB-605."""
     strict = asking({"fail": "exception"})

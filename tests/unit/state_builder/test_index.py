@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec import Raw
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -15,7 +16,14 @@ from state_builder.chain import ChainHead, link
 from state_builder.errors import RecordError
 from state_builder.ids import digest_of
 from state_builder.index import ENDED_KEPT_MAX, TOMBSTONES_MAX, ShardIndex
-from state_builder.records import Event, Record, encode_append
+from state_builder.records import (
+    GENESIS,
+    Event,
+    Genesis,
+    Record,
+    encode_append,
+    encode_json,
+)
 from state_builder.wait import command_wait
 
 
@@ -172,3 +180,32 @@ def test_a_snapshot_that_does_not_fit_is_refused(
 
 def _signed(body: bytes) -> bytes:
     return digest_of(body).encode() + b"\n" + body
+
+
+def _born(execution_id: str, root: str) -> Record:
+    context = Genesis(catalog_id="1", path="p", version=1, root=root)
+    event = Event(type=GENESIS, context=Raw(encode_json(context)))
+    return Record(execution_id=execution_id, events=[event])
+
+
+def test_a_tree_is_counted_as_long_as_any_of_it_is_open() -> None:
+    """RT-LIM-1, RT-IDX-4: ended ones too, over snapshots, and then forgotten."""
+    index = ShardIndex(0, 0)
+    log = stored(_born("1", ""), _born("2", "1"), end("2"), _born("3", "1"), end("1"))
+    for one in log[:4]:
+        index.apply(one)
+    root, child = index.open["1"].state, index.open["3"].state
+    assert index.tree_size(root) == index.tree_size(child) == 3
+    index.apply(log[4])
+    again = ShardIndex.restore(0, 0, index.snapshot(index.position))
+    assert again.tree_size(child) == 3
+    again.apply(message(6, encode_append([end("3")])))
+    assert again.trees == {}
+    assert again.tree_size(child) == 1
+
+
+def test_the_root_of_a_tree_may_end_last() -> None:
+    index = ShardIndex(0, 0)
+    for one in stored(_born("1", ""), _born("2", "1"), end("2"), end("1")):
+        index.apply(one)
+    assert index.trees == {}

@@ -10,6 +10,7 @@ import pytest
 from doubles import Counting, ManualClock
 from msgspec import Raw
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 import noetl_worker.daemons.owner as owner_module
 from noetl_worker.bus.memory import MemoryBroker, MemoryBus
@@ -29,7 +30,7 @@ from state_builder.drive import Decision, DriveLimits, Turn, decide
 from state_builder.errors import LostDataError
 from state_builder.ids import Shard
 from state_builder.index import ShardIndex
-from state_builder.ports import CatalogEntry
+from state_builder.ports import CatalogEntry, LogMessage
 from state_builder.records import (
     CallMode,
     Event,
@@ -49,6 +50,17 @@ metadata: {name: x, path: x}
 workflow: [{step: start, tool: {kind: python, code: x}}]
 """
 
+HEAD = TEXT.partition("workflow")[0]
+EMPTY = "loop: {in: [], iterator: i}, tool: {kind: noop}"
+UNMATCHED = f"""{HEAD}
+workflow:
+  - {{step: start, {EMPTY}, next: {{spec: {{mode: inclusive}}, arcs: [
+      {{step: end, when: false}}]}}}}
+"""
+ENDLESS = f"""{HEAD}
+workflow: [{{step: start, {EMPTY}, next: start}}]
+"""
+
 
 @dataclass
 class Owned:
@@ -56,13 +68,15 @@ class Owned:
 
     clock: ManualClock = field(default_factory=ManualClock)
     missing: bool = False
+    text: str = TEXT
+    observer: Counting = field(default_factory=Counting)
 
     async def open(self, tasks: anyio.abc.TaskGroup) -> None:
         settings = BusSettings(shard_count=1)
         self.broker = MemoryBroker(self.clock, settings)
         self.broker.create(settings)
         self.bus = MemoryBus(self.broker)
-        observer = Counting()
+        observer = self.observer
         self.owner = Owner(
             OwnerPorts(
                 log=self.bus.log,
@@ -93,7 +107,7 @@ class Owned:
     async def entry(self, catalog_id: str) -> CatalogEntry | None:
         if self.missing and catalog_id == "1":
             return None
-        return CatalogEntry(catalog_id, "x", 1, "playbook", TEXT)
+        return CatalogEntry(catalog_id, "x", 1, "playbook", self.text)
 
     async def resolve(self, path: str, version: int | None) -> CatalogEntry | None:
         return None
@@ -189,6 +203,129 @@ async def test_a_pass_no_message_can_hold_ends_that_execution_alone(
         assert "cannot be written as JSON" in ended.error
         await owned.start("7002")
         await owned.until("7002", "command.issued")
+        tasks.cancel_scope.cancel()
+
+
+ISSUED = "7001.start.1.1"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Event(type="step.enter", step="start", visit=2, context=Raw(b'{"items": 7}')),
+        Event(type="step.exit", step="start", visit=1, context=Raw(b"[]")),
+        Event(type="step.skipped", step="start", context=Raw(b'"x"')),
+        Event(type="ctx.updated", step="start", context=Raw(b"{}")),
+        Event(type="command.issued", kind="playbook", step="start", visit=1),
+        Event(type="call.done", command_id=ISSUED, result=Raw(b'{"status": 1}')),
+        Event(
+            type="call.done",
+            command_id=ISSUED,
+            result=Raw(b'{"status": "ok", "context": {"updates": [1]}}'),
+        ),
+    ],
+    ids=lambda event: event.type,
+)
+async def test_an_event_nobody_can_read_ends_its_execution_alone(wrong: Event) -> None:
+    """RT-NATS-46: whoever wrote it, the shard goes on and its workers are told."""
+    owned = Owned()
+    told: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        await owned.bus.signals.on_cancelled(told.append)
+        await owned.start("7001")
+        issued = await owned.until("7001", "command.issued")
+        assert issued.command_id == ISSUED
+        record = Record(execution_id="7001", events=[wrong])
+        await owned.bus.log.append(Shard(0), [record], message_id="wrong")
+        ended = await owned.until("7001", "playbook.failed")
+        assert ended.code == "damaged"
+        assert f"({wrong.type}) cannot be read" in ended.error
+        await owned.start("7002")
+        await owned.until("7002", "command.issued")
+        assert told == ["7001"]
+        assert owned.observer.counts["noetl_log_damaged_total.event"] == 1
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_beginning_nobody_can_read_ends_its_execution_alone() -> None:
+    owned = Owned()
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        wrong = Event(type="playbook_started", context=Raw(b'{"path": 1}'))
+        record = Record(execution_id="7001", events=[wrong])
+        await owned.bus.log.append(Shard(0), [record], message_id="wrong")
+        assert (await owned.until("7001", "playbook.failed")).code == "damaged"
+        await owned.start("7002")
+        await owned.until("7002", "command.issued")
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_message_nobody_can_read_is_passed_over_and_counted() -> None:
+    """RT-NATS-46."""
+    owned = Owned()
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        with anyio.fail_after(5):
+            while not owned.ownership.ready:
+                await anyio.sleep(0)
+        shard = owned.ownership.shards[0]
+        lost = LogMessage(shard.index.position + 1, Shard(0), "events", b"{", 0.0)
+        owned.owner.read({0: shard}, [lost])
+        assert owned.observer.counts["noetl_log_damaged_total.message"] == 1
+        newer = LogMessage(shard.epoch + 5, Shard(0), "lease", b"{", 0.0)
+        shard.renewing = True
+        owned.owner.read({0: shard}, [newer])
+        assert shard.lost
+        tasks.cancel_scope.cancel()
+
+
+async def test_workers_are_told_of_an_execution_that_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RT-WRK-13: what still runs for it is stopped."""
+    owned = Owned()
+    told: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        await owned.bus.signals.on_cancelled(told.append)
+        await owned.start("7001")
+        await owned.until("7001", "command.issued")
+        monkeypatch.setattr(owner_module, "decide", _broken)
+        request = Event(type="playbook.cancel_requested", status="PENDING")
+        record = Record(execution_id="7001", events=[request])
+        await owned.bus.log.append(Shard(0), [record], message_id="cancel")
+        assert (await owned.until("7001", "playbook.failed")).code == "internal"
+        with anyio.fail_after(5):
+            while told != ["7001"]:
+                await anyio.sleep(0)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_step_whose_arcs_lead_nowhere_is_told_unless_it_is_quiet() -> None:
+    """PB-320."""
+    owned = Owned()
+    with capture_logs() as logs:
+        async with anyio.create_task_group() as tasks:
+            await owned.open(tasks)
+            owned.text = UNMATCHED
+            await owned.start("7001")
+            await owned.until("7001", "playbook.completed")
+            tasks.cancel_scope.cancel()
+    told = [one["step"] for one in logs if one["event"] == "step.unmatched"]
+    assert told == ["start"]
+
+
+async def test_a_limit_that_ends_an_execution_is_counted() -> None:
+    """RT-LIM-1."""
+    owned = Owned()
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        owned.text = ENDLESS
+        await owned.start("7001")
+        ended = await owned.until("7001", "playbook.failed")
+        assert "visits_per_step" in ended.error
+        assert owned.observer.counts["noetl_limit_hits_total.visits_per_step"] == 1
         tasks.cancel_scope.cancel()
 
 
