@@ -355,9 +355,14 @@ class ToolOutcome(Struct, kw_only=True, omit_defaults=True):
 
 
 class ReferenceMeta(Struct, kw_only=True, omit_defaults=True):
-    """What is known of stored bytes; ``sha256`` in hexadecimal."""
+    """What is known of stored bytes; ``sha256`` in hexadecimal.
+
+    Attributes:
+        value_bytes: of the value as JSON, where it is stored in another form.
+    """
 
     bytes: int = 0
+    value_bytes: int = 0
     sha256: str = ""
     media_type: str = "application/json"
     content_type: str = ""

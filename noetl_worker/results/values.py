@@ -9,6 +9,7 @@ import anyio
 from msgspec import Struct
 from msgspec.json import decode as decode_json
 
+from noetl_worker.results.columns import ARROW_TYPE, columnar, from_columns
 from state_builder.errors import (
     InvalidError,
     LimitExceededError,
@@ -34,6 +35,8 @@ JSON_TYPE = "application/json"
 
 BYTES_FORM = "bytes"
 """Form of what is no JSON but somebody's bytes, as they came."""
+
+_MADE_OF_PARTS = frozenset({MANIFEST_TYPE, ARROW_TYPE})
 
 _ANY_TIER = frozenset({"", "auto", "memory", "db"})
 """Words for the one configured store; the last two are older names of it."""
@@ -83,6 +86,8 @@ class Values:
         self, locator: Locator, data: bytes, about: Mapping[str, str]
     ) -> Reference:
         """See the port."""
+        if locator.kind == "results":
+            data, about = await columnar(data, about)
         wait_s = RETRY_FIRST_S
         for left in reversed(range(self._settings.tries)):
             try:
@@ -131,6 +136,7 @@ class Values:
             scope=about.get("scope", "execution"),
             meta=ReferenceMeta(
                 bytes=stored.bytes,
+                value_bytes=int(about.get("value_bytes", 0)),
                 sha256=stored.sha256,
                 media_type=media_type,
                 content_type=about.get("content_type", media_type),
@@ -161,7 +167,7 @@ class Values:
         opened = await self._open(ref)
         about = opened.info.about
         form = about.get("form", "plain")
-        if form != "pipeline" and about.get("media_type") != MANIFEST_TYPE:
+        if form != "pipeline" and about.get("media_type") not in _MADE_OF_PARTS:
             return opened
         data = whole_value(await self.fetch(Reference(ref=ref)), form)
         about = {**about, "media_type": JSON_TYPE}
@@ -208,14 +214,18 @@ class Values:
 
     async def _fetched(self, reference: Reference) -> bytes:
         opened = await self._open(reference.ref)
-        self._check_size(opened.info.bytes, reference.ref)
+        about = opened.info.about
+        size = max(opened.info.bytes, int(about.get("value_bytes", 0)))
+        self._check_size(size, reference.ref)
         data = b"".join([chunk async for chunk in opened.chunks])
         wanted = reference.meta.sha256
         if wanted and wanted != opened.info.sha256:
             raise LostDataError(f"{reference.ref} is not what its reference says")
         self._observer.count("noetl_results_fetched_total", tier=reference.store)
-        if opened.info.about.get("media_type") == MANIFEST_TYPE:
+        if about.get("media_type") == MANIFEST_TYPE:
             return await self._assembled(decode_json(data, type=Manifest))
+        if about.get("media_type") == ARROW_TYPE:
+            return await from_columns(data)
         return data
 
     async def _assembled(self, manifest: Manifest) -> bytes:

@@ -51,7 +51,8 @@ def _manifest(loop: LoopRun) -> bytes:
             total += len(value or b"null")
         else:
             parts.append(stored)
-            total += decode_reference(stored.reference).meta.bytes
+            meta = decode_reference(stored.reference).meta
+            total += meta.value_bytes or meta.bytes
     return encode_json(
         Manifest(
             parts=parts,

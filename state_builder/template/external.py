@@ -179,7 +179,7 @@ def words_of(reference: Reference) -> dict[str, JSON]:
     words["_ref"] = words["_uri"] = reference.ref
     words["_store"] = reference.store
     words["_preview"] = reference.preview
-    words["_size_bytes"] = reference.meta.bytes
+    words["_size_bytes"] = reference.meta.value_bytes or reference.meta.bytes
     return words
 
 

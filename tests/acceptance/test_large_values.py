@@ -273,3 +273,49 @@ async def test_what_was_got_by_reference_is_read_as_ever(running: Fleet) -> None
         "COMPLETED",
         {"n": 45000, "last": 44999, "note": 7},
     )
+
+
+TABLE = """
+  - step: start
+    tool:
+      kind: postgres
+      connection_string: "{{ workload.dsn }}"
+      query: >-
+        SELECT i AS id, (i / 3.0)::numeric(10, 4) AS amount, i / 2.0::float8 AS half,
+        '2026-01-02 03:04:05.678+00'::timestamptz + i * interval '1 day' AS at,
+        CASE WHEN i % 2 = 0 THEN 'even' END AS note,
+        jsonb_build_object('k', i, 'l', jsonb_build_array(1, 2.5, null)) AS doc,
+        to_jsonb(CASE WHEN i % 2 = 0 THEN i::text ELSE repeat('x', i % 5) END) AS some
+        FROM generate_series(1, {{ workload.n }}) AS i
+    next: code
+  - step: code
+    tool:
+      kind: python
+      input: {rows: "{{ start.rows }}"}
+      code: "result = [rows[:3], [type(value).__name__ for value in rows[2].values()]]"
+    next: end
+  - step: end
+    tool:
+      kind: noop
+      result: ["{{ start.rows[:3] }}", "{{ code }}", "{{ start.columns }}", "{{ start.rows[0].doc.l[1] }}", "{{ start.row_count }}", "{{ start._ref is defined }}"]
+"""
+
+
+async def test_rows_are_the_same_however_many_there_are(running: Fleet) -> None:
+    """TL-RR-51, PB-344: stored by columns, and nobody sees a difference."""
+    few = await run(running, "large/table", TABLE, n=3)
+    many = await run(running, "large/table", TABLE, n=3000)
+    assert (few["status"], many["status"]) == ("COMPLETED", "COMPLETED")
+    *same, few_count, few_stored = few["result"]
+    assert same == many["result"][:-2]
+    assert same[1][1] == ["int", "str", "float", "str", "NoneType", "dict", "str"]
+    assert (few_count, few_stored) == (3, False)
+    assert many["result"][-2:] == [3000, True]
+    kinds = await running.rows(
+        "SELECT result #>> '{reference,meta,media_type}' FROM noetl.event "
+        "WHERE execution_id = $1 AND event_type = 'call.done' AND node_name = 'start'",
+        int(many["id"]),
+    )
+    assert [row[0] for row in kinds] == ["application/vnd.apache.arrow.file"]
+    stored: Any = await running.client.request("GET", f"/api/result/{many['id']}/start")
+    assert stored["rows"][:3] == same[0] and len(stored["rows"]) == 3000
