@@ -230,10 +230,20 @@ async def _inside(kind: str, config: Fields, lookup: Lookup) -> None:
     script = config.get("script")
     source = script.get("source") if isinstance(script, dict) else None
     if isinstance(script, dict) and isinstance(source, dict):
-        alias = next((source[key] for key in KEYS if source.get(key)), None)
-        if isinstance(alias, str):
-            found = _typed(await lookup(alias, "credential"))
-            config["script"] = {**script, "source": {**source, "auth": found}}
+        given = next((source[key] for key in KEYS if source.get(key)), None)
+        if given is not None:
+            auth = await _of_script(given, lookup)
+            config["script"] = {**script, "source": {**source, "auth": auth}}
+
+
+async def _of_script(given: JSON, lookup: Lookup) -> JSON:
+    """What opens the place a script is at: keys of a store, or a header's words."""
+    if isinstance(given, dict):
+        return await _by_block("http", given, lookup)
+    credential = await lookup(str(given), "credential")
+    if credential.type in _MINTED:
+        return await _http_block("http", credential, lookup)
+    return _typed(credential)
 
 
 def canonical(credential: Credential) -> Fields:

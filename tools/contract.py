@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec import field as struct_field
 
 from state_builder.ports import Observer
-from state_builder.records import JSON, ChildRequest, ToolOutcome
+from state_builder.records import JSON, ChildRequest, ToolFailure, ToolOutcome
 from state_builder.values import OpenObject
 from tools.errors import configuration
 
@@ -300,7 +300,6 @@ class Tool(ABC):
         instant: a call never waits, so nothing watches its time.
         clamped: its time never exceeds the worker's limit (TL-LIM-01).
         timeout_as: error kind and code of a call that ran out of time.
-        blank: helpers of a call that failed without any (TL-OUT-03).
     """
 
     kind: ClassVar[str]
@@ -308,7 +307,6 @@ class Tool(ABC):
     keeps_time: ClassVar[bool] = False
     clamped: ClassVar[bool] = False
     timeout_as: ClassVar[tuple[str, str]] = ("timeout", "timeout")
-    blank: ClassVar[dict[str, JSON]] = {}
 
     def __init__(self, limits: ToolLimits) -> None:
         self._limits = limits
@@ -330,6 +328,10 @@ class Tool(ABC):
     def default_timeout_s(self, config: dict[str, JSON]) -> float | None:
         """How long a call may run where nobody says so; None = the worker's limit."""
         return None
+
+    def blank(self, failure: ToolFailure) -> dict[str, JSON]:
+        """Helpers of a call that failed without any (TL-OUT-03)."""
+        return {}
 
     def wants(self, config: dict[str, JSON]) -> frozenset[str]:
         """``variables`` and ``workload``, where the call reads them (TL-PY-04)."""

@@ -94,10 +94,10 @@ class Registry:
             tool = self._tools[kind] = self._build(kind)
         return tool
 
-    def blank(self, kind: str) -> dict[str, JSON]:
+    def blank(self, kind: str, failure: ToolFailure) -> dict[str, JSON]:
         """Helpers of a failed call that has none; empty for a kind never built."""
         tool = self._tools.get(kind)
-        return {} if tool is None else tool.blank
+        return {} if tool is None else tool.blank(failure)
 
     def room(self, kind: str) -> AbstractAsyncContextManager[object]:
         """A place among the calls of a kind that may run at once (TL-LIM-05)."""

@@ -22,6 +22,7 @@ from services import NatsServer
 from tools.contract import CallContext, ToolLimits, ToolPorts
 from tools.errors import ToolCallError
 from tools.kinds.artifact import Artifact, ResultFetch
+from tools.kinds.python import Python
 from tools.kinds.upload import S3, Gcs
 
 # Importing the S3 server collects garbage: sockets that tests before these left open
@@ -123,6 +124,25 @@ async def test_a_file_goes_to_s3(s3: str, limits: ToolLimits) -> None:
         tool, limits, uri="s3://reports/2024/a b.csv", endpoint=s3, auth=KEYS
     )
     assert got.data == "a,b\n1,2\n"
+
+
+async def test_a_script_comes_from_s3(s3: str, limits: ToolLimits) -> None:
+    """TL-PY-02: by the credential of its own source."""
+    (Path(limits.data_dir) / "job.py").write_text("result = 7")
+    uri = "s3://reports/jobs/job.py"
+    given = {"source": "job.py", "destination": uri, "endpoint": s3}
+    await tool_calls.run(S3(limits), limits, **given, **KEYS)
+    tool = Python(limits)
+    source = {"type": "s3", "endpoint": s3, "auth": {"type": "aws", **KEYS}}
+    script = {"uri": uri, "source": source}
+    assert (await tool_calls.run(tool, limits, script=script)).data == 7
+    gone = {**script, "uri": "s3://reports/jobs/gone.py"}
+    error = await tool_calls.failing(tool, limits, script=gone)
+    assert error.failure.kind == "missing_reference"
+    bare = {"uri": uri, "source": {"endpoint": s3}}
+    error = await tool_calls.failing(tool, limits, script=bare)
+    assert "needs access_key_id" in error.failure.message
+    await tool.close()
 
 
 async def test_a_file_goes_to_google(

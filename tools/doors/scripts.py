@@ -1,4 +1,4 @@
-"""Scripts that are not in the playbook: loaded from a file or over HTTP (TL-PY-02)."""
+"""Scripts that are not in the playbook: of a file, the web, a store (TL-PY-02)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from state_builder.records import JSON
 from tools.auth import http_headers
 from tools.contract import ToolLimits
 from tools.doors.files import confined
+from tools.doors.objects import access_of, get, place_of
 from tools.doors.statuses import failure_of
 from tools.doors.web import Web, WebRequest
 from tools.errors import ToolCallError, configuration
@@ -22,7 +23,7 @@ SCRIPT_BYTES_MAX: Final = 10 << 20
 
 TIMEOUT_S: Final = 30.0
 GCS_BASE: Final = "https://storage.googleapis.com"
-KNOWN: Final = ("inline", "file", "http", "gcs")
+KNOWN: Final = ("inline", "file", "http", "gcs", "s3")
 
 _BODY_SHOWN: Final = 300
 
@@ -40,6 +41,9 @@ async def load_script(script: Fields, limits: ToolLimits, web: Web) -> str:
         data = await _fetch(web, _http_request(script, source))
     elif kind == "gcs":
         data = await _fetch(web, _gcs_request(script, source))
+    elif kind == "s3":
+        place = place_of(_uri(script), "script.uri")
+        data = await get(place, access_of("s3", source), SCRIPT_BYTES_MAX)
     else:
         raise configuration(
             f"script.source.type '{kind}' is not known (known: {', '.join(KNOWN)})"

@@ -15,6 +15,7 @@ from tools.fields import Fields, boolean_of, map_of, text_of, texts_of, wrong
 from tools.sql import words
 
 DEFAULT_TIMEOUT_S: Final = 60.0
+SQLSTATE_LENGTH: Final = 5
 EARLIER_ROWS_MAX: Final = 100
 """Rows of a statement before the last that are kept (TL-PG-08)."""
 
@@ -57,6 +58,11 @@ class Postgres(Tool):
             "schema": text_of(config, "schema"),
             "as_objects": boolean_of(config, "as_objects", True),
         }
+
+    def blank(self, failure: ToolFailure) -> Fields:
+        """``pg`` is there however the call failed."""
+        code = failure.code if len(failure.code) == SQLSTATE_LENGTH else None
+        return {"pg": {"code": code, "sqlstate": code}}
 
     def default_timeout_s(self, config: Fields) -> float | None:
         """TL-PG-13."""

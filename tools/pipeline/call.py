@@ -63,7 +63,7 @@ class Caller(Struct, frozen=True, kw_only=True):
             "noetl_worker_dispatch_duration_seconds", seconds, tool_kind=plan.kind
         )
         if ran.error is not None:
-            ran.helpers = {**self.registry.blank(plan.kind), **ran.helpers}
+            ran.helpers = {**self.registry.blank(plan.kind, ran.error), **ran.helpers}
             if ran.error.kind == "limit":
                 limit = ran.error.code or "unnamed"
                 self.observer.count("noetl_limit_hits_total", limit=limit)

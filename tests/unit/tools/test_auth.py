@@ -191,6 +191,12 @@ async def test_the_source_of_a_script_has_its_own() -> None:
     script = {"uri": "s3://b/x.py", "source": {"type": "s3", "auth": "aws"}}
     config = await authorized("python", script=script)
     assert config["script"]["source"]["auth"]["secret_access_key"] == "s"
+    for auth in ("oauth", "google", {"type": "bearer", "credential": "bearer"}):
+        script = {"uri": "gs://b/x.py", "source": {"type": "gcs", "auth": auth}}
+        config = await authorized("python", script=script)
+        found = config["script"]["source"]["auth"]
+        assert found["type"] == "bearer", auth
+        assert found["token"] in ("minted", "t")
 
 
 @pytest.mark.parametrize(

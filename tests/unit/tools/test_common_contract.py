@@ -161,6 +161,27 @@ async def test_a_failed_call_keeps_its_data(bench: Bench) -> None:
     assert (data["exit_code"], data["stdout"]) == (3, "out\n")
 
 
+PG_SLOW = {"kind": "postgres", "host": "192.0.2.1", "query": "SELECT 1", "timeout": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "wanted"),
+    [
+        ({"kind": "postgres"}, "pg", {"code": None, "sqlstate": None}),
+        (PG_SLOW, "pg", {"code": "57014", "sqlstate": "57014"}),
+        ({"kind": "python"}, "py", {"exception": None, "traceback": None}),
+        ({"kind": "http"}, "http", {"status": 0, "headers": {}}),
+    ],
+)
+async def test_rules_find_a_kinds_helpers_however_it_failed(
+    bench: Bench, tool: dict[str, Any], name: str, wanted: dict[str, Any]
+) -> None:
+    """TL-OUT-03, TL-OUT-04."""
+    outcome = await bench(tool)
+    assert outcome.failed
+    assert json.loads(bytes(outcome.helpers))[name] == wanted
+
+
 async def test_what_looks_like_a_secret_does_not_leave(bench: Bench) -> None:
     """TL-SCR-07: also in what was printed."""
     token = "ghp_" + "a1" * 18

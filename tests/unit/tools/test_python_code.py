@@ -235,6 +235,15 @@ async def test_scripts_come_over_http(
     assert (await failure(python, limits, script=http("big.py"))).kind == "limit"
 
 
+async def test_a_text_one_leaves_with_is_printed_once(
+    python: Python, limits: ToolLimits
+) -> None:
+    """TL-PY-12: as Python does."""
+    error = await refusal(python, limits, code="import sys\nsys.exit('so long')")
+    assert error.failure.message == "Python script exited with code 1"
+    assert isinstance(error.data, dict) and error.data["stderr"] == "so long\n"
+
+
 async def test_credentials_become_what_cloud_libraries_look_for(
     python: Python, limits: ToolLimits
 ) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from state_builder.records import JSON
+from state_builder.records import JSON, ToolFailure
 from state_builder.values import OpenObject
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.doors.statuses import failure_of
@@ -37,12 +37,15 @@ class Http(Tool):
     kind: ClassVar[str] = "http"
     clamped: ClassVar[bool] = True
     timeout_as: ClassVar[tuple[str, str]] = ("timeout", "TIMEOUT")
-    blank: ClassVar[Fields] = {"http": {"status": 0, "headers": {}}, "exit_code": 1}
 
     def __init__(self, limits: ToolLimits) -> None:
         super().__init__(limits)
         self._web = Web(limits)
         self._server = urlsplit(limits.server_url)
+
+    def blank(self, failure: ToolFailure) -> Fields:
+        """A call without an answer."""
+        return {"http": {"status": 0, "headers": {}}, "exit_code": 1}
 
     def validate(self, config: Fields) -> Fields:
         """See :func:`tools.kinds.http.request.canonical`."""

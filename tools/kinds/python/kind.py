@@ -49,6 +49,10 @@ class Python(Tool):
         """See :func:`tools.kinds.python.config.canonical`."""
         return canonical(config)
 
+    def blank(self, failure: ToolFailure) -> Fields:
+        """User code raised nothing, or never ran."""
+        return {"py": {"exception": None, "traceback": None}}
+
     def wants(self, config: Fields) -> frozenset[str]:
         """Names code may look at beyond its input, told by the words in it."""
         code = config.get("code")

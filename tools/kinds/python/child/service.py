@@ -54,7 +54,7 @@ class Runs:
             if program.returns:
                 returned = names[RETURN]()
         except SystemExit as error:
-            if exit_code(error) != 0:
+            if error.code not in (None, 0):
                 raise
         result = names.get("result")
         if result is not None and result is not given:
