@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Raw
 
 from materializer.postgres.database import Database
 from materializer.postgres.reader import number
+from state_builder.errors import UnavailableError
 from state_builder.values import NamedReference, ResultRow
+
+_ADD_TRIES: Final = 10
+"""The row that has the key may be dropped before it is read."""
 
 
 class PostgresResults:
@@ -20,26 +24,31 @@ class PostgresResults:
 
     async def add(self, row: ResultRow) -> ResultRow:
         """See the port."""
+        values = (
+            number(row.result_id),
+            number(row.execution_id),
+            row.name,
+            row.scope,
+            row.source_step,
+            row.object_key,
+            row.bytes,
+            row.sha256,
+            row.media_type,
+            row.idempotency_key,
+            row.expires_at,
+        )
         async with self._database.session() as connection:
-            added = await connection.fetchrow(
-                self._sql["result_add"],
-                number(row.result_id),
-                number(row.execution_id),
-                row.name,
-                row.scope,
-                row.source_step,
-                row.object_key,
-                row.bytes,
-                row.sha256,
-                row.media_type,
-                row.idempotency_key,
-                row.expires_at,
-            )
-            if added is None:
-                added = await connection.fetchrow(
-                    self._sql["result_by_key"], row.idempotency_key
-                )
-        return _row(added)
+            for _ in range(_ADD_TRIES):
+                found = await connection.fetchrow(self._sql["result_add"], *values)
+                if found is None:
+                    found = await connection.fetchrow(
+                        self._sql["result_by_key"], row.idempotency_key
+                    )
+                if found is not None:
+                    return _row(found)
+        raise UnavailableError(
+            f"result '{row.name}': its idempotency key comes and goes; put it again"
+        )
 
     async def find(self, execution_id: str, result_id: str) -> ResultRow | None:
         """See the port."""

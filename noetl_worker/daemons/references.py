@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import structlog
 from msgspec import DecodeError, Raw, Struct, ValidationError, field
 from msgspec.json import Decoder
 from msgspec.json import decode as decode_json
@@ -24,7 +25,7 @@ from state_builder.errors import (
     UnavailableError,
 )
 from state_builder.ids import digest_of
-from state_builder.locator import place_of, result_locator
+from state_builder.locator import Locator, place_of, result_locator
 from state_builder.ports import Command, Observer
 from state_builder.records import (
     JSON,
@@ -39,6 +40,8 @@ from state_builder.records import (
 from state_builder.summary import preview, selections, summarize
 from state_builder.template import stub_of
 from state_builder.values import ValueStore
+
+log = structlog.get_logger(__name__)
 
 HELPER_BYTES_MAX: Final = 16_384
 """Of one word beside the data (``stdout`` …) in the log."""
@@ -58,6 +61,8 @@ ERRORS: Final = (
 class _Store(Struct):
     kind: str = "auto"
     scope: str = "execution"
+    ttl_s: float = 0.0
+    fallback: bool = False
 
 
 class _Output(Struct):
@@ -139,16 +144,32 @@ class CommandValues:
             command.attempt,
         )
         about = {"form": outcome.form, "scope": output.store.scope}
-        if output.store.kind != "auto":
-            about["tier"] = output.store.kind
+        if output.store.ttl_s:
+            about["ttl_s"] = str(output.store.ttl_s)
         locator = result_locator(place, digest_of(data))
-        reference = await self._values.keep(locator, data, about)
+        reference = await self._kept(locator, data, about, output.store)
         wanted = selections([*output.output_select])  # type: ignore[list-item]
         summary = summarize(data, wanted)
         reference.extracted = decode_json(summary.extracted)
         reference.selected = summary.selected
         reference.preview = preview(data)
         return by_reference(outcome, reference)
+
+    async def _kept(
+        self, locator: Locator, data: bytes, about: dict[str, str], store: _Store
+    ) -> Reference:
+        """In the tier that was asked for; elsewhere only where the author allows it
+        (TL-OS-04)."""
+        if store.kind == "auto":
+            return await self._values.keep(locator, data, about)
+        try:
+            tier = {"tier": store.kind}
+            return await self._values.keep(locator, data, {**about, **tier})
+        except (InvalidError, UnavailableError) as error:
+            if not store.fallback:
+                raise
+            log.warning("result.stored_elsewhere", ref=str(locator), reason=str(error))
+            return await self._values.keep(locator, data, about)
 
 
 async def see_to(

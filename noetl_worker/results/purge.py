@@ -20,6 +20,7 @@ from noetl_worker.results.values import Values
 from state_builder.errors import NoetlError, UnavailableError
 from state_builder.ids import snowflake_unix_ms
 from state_builder.ports import Clock, Observer
+from state_builder.records import timestamp
 from state_builder.values import ResultRows, ResultStore
 
 log = structlog.get_logger(__name__)
@@ -131,7 +132,11 @@ class Purger:
 
     async def _goes(self, store: ResultStore, key: str, long_over: bool) -> bool:
         opened = await store.open(key)
-        scope = "" if opened is None else opened.info.about.get("scope", "execution")
+        about = {"scope": ""} if opened is None else opened.info.about
+        expires_at = about.get("expires_at", "")
+        if expires_at and expires_at <= timestamp(self._clock.now()):
+            return True
+        scope = about.get("scope", "execution")
         return scope != "permanent" and (long_over or scope != "workflow")
 
     def _count(self, reason: str, amount: int) -> None:

@@ -25,6 +25,7 @@ from state_builder.records import (
     ReferenceMeta,
     decode_reference,
     encode_json,
+    timestamp,
 )
 from state_builder.template import StepResult, plain
 from state_builder.values import MANIFEST_TYPE, Manifest, OpenObject, ResultStore
@@ -125,6 +126,10 @@ class Values:
         self, locator: Locator, chunks: AsyncIterator[bytes], about: Mapping[str, str]
     ) -> Reference:
         store = self._tier(about.get("tier", ""))
+        expires_at = ""
+        if "ttl_s" in about:
+            expires_at = timestamp(self._clock.now() + float(about["ttl_s"]))
+            about = {**about, "expires_at": expires_at}
         key = object_key(locator, self._settings.root)
         stored = await store.put(key, chunks, about)
         self._observer.count("noetl_results_stored_total", tier=store.tier)
@@ -134,6 +139,7 @@ class Values:
             uri=str(locator),
             store=store.tier,
             scope=about.get("scope", "execution"),
+            expires_at=expires_at,
             meta=ReferenceMeta(
                 bytes=stored.bytes,
                 value_bytes=int(about.get("value_bytes", 0)),
@@ -145,6 +151,7 @@ class Values:
 
     async def fetch(self, reference: Reference) -> bytes:
         """See the port."""
+        self._check_age(reference.expires_at, reference.ref)
         name = f"{reference.ref}#{reference.meta.sha256}"
         found = self._cache.get(name)
         if found is not None:
@@ -197,6 +204,7 @@ class Values:
         for store in dict.fromkeys((self._store, *self._stores.values())):
             found = await store.open(key)
             if found is not None:
+                self._check_age(found.info.about.get("expires_at", ""), ref)
                 return found
         raise ReferenceMissingError(f"nothing is stored at {ref}: it is gone")
 
@@ -241,6 +249,13 @@ class Values:
         joined = b",".join(parts)
         rest = bytes(manifest.rest)[1:-1]
         return b'{"%b":[%b],%b}' % (manifest.merge_path.encode(), joined, rest)
+
+    def _check_age(self, expires_at: str, ref: str) -> None:
+        """Past its ``ttl`` a value is gone, removed already or not (TL-RR-54)."""
+        if expires_at and expires_at <= timestamp(self._clock.now()):
+            raise ReferenceMissingError(
+                f"{ref} was kept until {expires_at}: it is gone"
+            )
 
     def _check_size(self, size: int, what: str) -> None:
         limit = self._settings.bytes_max

@@ -19,7 +19,7 @@ from noetl_worker.daemons.janitor import (
     JanitorSettings,
     rows_until,
 )
-from noetl_worker.results.purge import Purger
+from noetl_worker.results.purge import Purger, PurgeSettings
 from noetl_worker.roles.database import (
     LogKeeper,
     database_settings,
@@ -37,6 +37,7 @@ def _purger(
     process: Process, bus: NatsBus, database: Database, rows: PostgresRows
 ) -> Purger:
     """Removes stored values of executions that are long over."""
+    own = process.settings.materializer
 
     async def until() -> float:
         now = process.clock.now()
@@ -48,6 +49,11 @@ def _purger(
         PostgresResults(database),
         until,
         (process.clock, process.observer),
+        PurgeSettings(
+            every_s=own.result_purge_s,
+            keep_s=own.result_keep_s,
+            workflow_keep_s=own.result_workflow_keep_s,
+        ),
     )
 
 

@@ -10,7 +10,9 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, ValidationError
+from msgspec.json import decode as decode_json
+from msgspec.structs import replace
 
 from noetl_worker.server.admission import Admission
 from noetl_worker.server.bodies import CallbackBody, EventItem, id_text, object_or_empty
@@ -21,8 +23,11 @@ from noetl_worker.server.rebuilt import event_of_view
 from noetl_worker.server.shapes import moment, parsed
 from state_builder.errors import (
     InvalidError,
+    LimitExceededError,
+    LostDataError,
     NotFoundError,
     RecordError,
+    ReferenceMissingError,
     UnavailableError,
 )
 from state_builder.ids import event_id, event_position, shard_of
@@ -30,12 +35,14 @@ from state_builder.records import (
     JSON,
     NOTHING,
     RESERVED_TYPES,
+    ContextReference,
     Event,
     Record,
     ResultEnvelope,
     ToolFailure,
     ToolOutcome,
     decode_append,
+    decode_reference,
     encode_json,
     timestamp,
 )
@@ -179,7 +186,24 @@ class Ingest:
                 found = view.execution_id, event_of_view(view)
         if found is None or found[1].type != "command.issued":
             raise unknown
-        return found
+        return found[0], await self._whole(found[1])
+
+    async def _whole(self, event: Event) -> Event:
+        """With its context, where that is stored elsewhere and still there."""
+        if b'"__context_ref__"' not in bytes(event.context):
+            return event
+        try:
+            stand_in = decode_json(event.context, type=ContextReference)
+        except ValidationError:
+            # Somewhere in a context of its own.
+            return event
+        reference = decode_reference(stand_in.reference)
+        try:
+            data = await self._ports.values.fetch(reference)
+        except (ReferenceMissingError, LimitExceededError, LostDataError):
+            # Of a command long over: its reference still says what it had.
+            return event
+        return replace(event, context=Raw(data))
 
     async def _logged(self, place: int) -> tuple[str, Event] | None:
         """The event of an id, while the log still has it."""

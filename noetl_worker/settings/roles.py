@@ -289,6 +289,27 @@ class Materializer:
         "s",
         ABOVE_ZERO,
     )
+    result_purge_s: float = env(
+        "NOETL_RESULT_PURGE_INTERVAL_SECS",
+        3600.0,
+        "between looks at stored results nobody needs",
+        "s",
+        ABOVE_ZERO,
+    )
+    result_keep_s: float = env(
+        "NOETL_RESULT_KEEP_SECS",
+        86_400.0,
+        "stored results of scope step or execution, after its end",
+        "s",
+        NOT_NEGATIVE,
+    )
+    result_workflow_keep_s: float = env(
+        "NOETL_RESULT_WORKFLOW_KEEP_SECS",
+        7 * 86_400.0,
+        "stored results of scope workflow, after its execution's end",
+        "s",
+        NOT_NEGATIVE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ WARNING: Final = "PB-750"
 WRONG_TYPE: Final = "PB-727"
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h)?")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, None: 1.0}
 
 
 def written(path: Path) -> str:
@@ -59,7 +59,8 @@ def as_number(value: JSON) -> float | int | None:
 
 
 def as_seconds(value: JSON) -> float | None:
-    """Seconds of a number, ``"30"``, ``"30s"``, ``"5m"``, ``"1h"``, ``"250ms"``."""
+    """Seconds of a number, ``"30"``, ``"250ms"``, ``"30s"``, ``"5m"``, ``"1h"``,
+    ``"7d"``."""
     if isinstance(value, str) and len(value) <= 20:
         found = _DURATION.fullmatch(value.strip())
         return None if found is None else float(found[1]) * _UNIT_S[found[2]]

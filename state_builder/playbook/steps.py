@@ -191,9 +191,10 @@ def _admit(block: Block) -> tuple[AdmitRule, ...]:
 
 
 def _output(block: Block, work: Work) -> Raw:
-    """The step's ``output``, over that of its single tool (PB-342)."""
-    below: JSON = {}
-    if work.config["kind"] != SEQUENCE:
+    """The step's ``output``, over what its tools ask for their data (PB-342)."""
+    if work.config["kind"] == SEQUENCE:
+        below = _output_of_tasks(work.config["tasks"])
+    else:
         below = work.config.get("output", {})
     fields: Fields = {}
     if block.get("output") is not None:
@@ -205,6 +206,32 @@ def _output(block: Block, work: Work) -> Raw:
     own = output_of(block.report, fields)
     assert isinstance(below, dict)
     return _raw({**below, **own})
+
+
+def _output_of_tasks(tasks: JSON) -> JSON:
+    """Data of tasks are stored with the result that holds them: what one asks for its
+    own is done for all, what it selects is selected below its label."""
+    assert isinstance(tasks, list)
+    found: dict[str, JSON] = {}
+    selected: list[JSON] = []
+    for task in tasks:
+        asked = task.get("output") if isinstance(task, dict) else None
+        if not isinstance(task, dict) or not isinstance(asked, dict):
+            continue
+        if "store" in asked:
+            found.setdefault("store", asked["store"])
+        budget = asked.get("inline_max_bytes")
+        if isinstance(budget, int):
+            least = found.get("inline_max_bytes", budget)
+            assert isinstance(least, int)
+            found["inline_max_bytes"] = min(budget, least)
+        paths = asked.get("output_select")
+        for path in paths if isinstance(paths, list) else []:
+            entry = {"path": path} if isinstance(path, str) else path
+            if isinstance(entry, dict):
+                below = f"{task['label']}.{entry['path']}"
+                selected.append({**entry, "path": below})
+    return {**found, "output_select": selected} if selected else found
 
 
 def _call(block: Block, work: Work, timeout_s: float, *, retried: bool) -> Call | None:

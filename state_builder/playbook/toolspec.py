@@ -62,6 +62,17 @@ SEQUENCE: Final = "task_sequence"
 WORKBOOK: Final = "workbook"
 
 _HINTS = {"iterator": "use loop", "playbooks": "use playbook"}
+STORE_KINDS: Final = (
+    *("auto", "object", "disk", "s3", "gcs", "azure", "kv", "db", "memory"),
+)
+"""TL-RR-50."""
+
+STORE_SCOPES: Final = ("step", "execution", "workflow", "permanent")
+_STORE_KEYS: Final = frozenset({"kind", "scope", "ttl", "fallback"})
+_OUTPUT_KEYS: Final = frozenset({"store", "output_select", "inline_max_bytes"})
+"""``compression`` and ``preview_max_bytes`` are promised nowhere: tables are always
+compressed, and a preview is short."""
+
 _OWNED = frozenset(
     {
         "kind",
@@ -267,6 +278,21 @@ def output_of(report: Report, fields: Fields) -> dict[str, JSON]:
     return _checked_output(Block(report, path, result)) if result else {}
 
 
+def _store_of(block: Block) -> dict[str, JSON]:
+    """``{kind, scope, ttl_s?, fallback?}`` (TL-OS-01, TL-OS-04, TL-RR-54)."""
+    block.warn_ignored(_STORE_KEYS)
+    found: dict[str, JSON] = {"kind": block.choice("kind", STORE_KINDS, "auto")}
+    scope = block.choice("scope", STORE_SCOPES, "execution")
+    if "scope" in block.value:
+        found["scope"] = scope
+    ttl_s = block.seconds("ttl")
+    if ttl_s:
+        found["ttl_s"] = ttl_s
+    if block.flag("fallback"):
+        found["fallback"] = True
+    return found
+
+
 def _checked_output(block: Block) -> dict[str, JSON]:
     result: dict[str, JSON] = {
         key: value for key, value in block.value.items() if value is not None
@@ -286,10 +312,14 @@ def _checked_output(block: Block) -> dict[str, JSON]:
             if not isinstance(named, str):
                 at = block.at("output_select")
                 block.report.wrong(at, entry, "a list of paths")
-    if isinstance(block.get("store"), str):
-        result["store"] = {"kind": block.get("store")}
-    else:
-        block.block("store")
+    block.warn_ignored(_OUTPUT_KEYS)
+    store = block.get("store")
+    if isinstance(store, str):
+        block = Block(
+            block.report, block.path, {**block.value, "store": {"kind": store}}
+        )
+    if store is not None:
+        result["store"] = _store_of(block.block("store"))
     inline = block.get("inline_max_bytes")
     number = as_number(inline)
     if inline is not None and (number is None or number < 0):

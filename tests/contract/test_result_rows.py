@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -154,3 +155,24 @@ async def test_dropping_forgets_what_was_asked_for_and_nothing_else(
     assert [row.object_key for row in by_scope] == ["k3"]
     assert await store.results.drop("7001") == []
     assert [row.result_id for row in await store.results.listed("7000")] == ["2"]
+
+
+async def test_a_key_that_comes_and_goes_is_still_answered(store: Store) -> None:
+    """RT-RES-4: putting again while the first is dropped is no fault."""
+
+    async def drop() -> None:
+        for _ in range(40):
+            await store.results.drop("7000")
+
+    async def add(first: int) -> list[ResultRow]:
+        numbers = range(first, first + 40)
+        return [
+            await store.results.add(put(number, idempotency_key="k"))
+            for number in numbers
+        ]
+
+    async with asyncio.TaskGroup() as tasks:
+        added = [tasks.create_task(add(first)) for first in (0, 100, 200)]
+        tasks.create_task(drop())
+    keys = {row.idempotency_key for one in added for row in one.result()}
+    assert keys == {"k"}

@@ -284,3 +284,29 @@ async def test_values_go_some_time_after_their_execution(store: Store) -> None:
     assert {scope for eid, scope in left if eid == old} == {"workflow", "permanent"}
     assert {scope for eid, scope in left if eid == orphan} == {"permanent"}
     assert sum(eid in (still_open, young) for eid, _ in left) == 6
+
+
+async def test_a_value_goes_when_its_time_is_over(store: Store) -> None:
+    """TL-RR-54, TL-OS-01: gone at once for readers, cached or not, then for good."""
+    clock = ManualClock()
+    began = str(snowflake(int((clock.now() - 30 * 86_400) * 1000), 1, 1))
+    place = Locator("results", (began, "load", "1", "0", "1"), "v")
+    values = Values(store, clock, Counting())
+    about = {"scope": "permanent", "ttl_s": "60"}
+    reference = await values.keep(place, b"1", about)
+    assert reference.expires_at
+    assert await values.fetch(reference) == b"1"
+
+    async def rows_until() -> float:
+        return clock.now()
+
+    purger = Purger(
+        [store], values, Rows({}, clock.now()), rows_until, (clock, Counting())
+    )
+    assert await purger.purge() == 0
+    clock.advance(61)
+    for read in (values.fetch(reference), values.open(reference.ref)):
+        with pytest.raises(ReferenceMissingError, match="was kept until"):
+            await read
+    assert await purger.purge() == 1
+    assert await store.keys("") == []

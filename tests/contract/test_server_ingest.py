@@ -6,10 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec import to_builtins
 from server_edge import PLAYBOOK, TOKEN, Fleet, event, running_edge
 
 from state_builder.errors import LogFullError
-from state_builder.records import Event
+from state_builder.locator import Locator
+from state_builder.records import Event, encode_json
 
 pytestmark = pytest.mark.anyio
 INTERNAL = {"authorization": f"Bearer {TOKEN}"}
@@ -236,6 +238,33 @@ async def test_a_command_is_shown_as_its_worker_was_given_it(trimmed: bool) -> N
     assert (found["node_name"], found["action"]) == ("a", "http")
     assert found["context"]["tool_config"] == {"kind": "http"}
     assert found["meta"] == {"path": "tests/hello"}
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+async def test_a_context_stored_elsewhere_is_shown_whole(trimmed: bool) -> None:
+    """RT-CMD-1, TL-RR-03: and what is gone by its reference."""
+    context = {"tool_config": {"kind": "http"}, "args": {"pad": "x" * 1000}}
+    async with running_edge() as fleet:
+        eid = await started(fleet)
+        values = fleet.edge.ports.values
+        place = Locator("contexts", (eid, "a"), "v")
+        kept = await values.keep(place, encode_json(context), {})
+        # As the tables give it back: in another order.
+        stand_in = {"reference": to_builtins(kept), "__context_ref__": kept.ref}
+        command = event(
+            "command.issued", "a", command_id=f"{eid}.a.1.1", context=stand_in
+        )
+        event_id = str(await fleet.append(eid, command) * 1024)
+        if trimmed:
+            await fleet.materialize()
+            fleet.broker.trim(10)
+        found = (await fleet.http.get(f"/api/commands/{event_id}")).json()
+        assert found["context"] == context
+        await values.drop(kept.ref)
+        values._cache.clear()  # type: ignore[attr-defined]
+        gone = await fleet.http.get(f"/api/commands/{event_id}")
+    assert gone.status_code == 200
+    assert gone.json()["context"]["__context_ref__"] == kept.ref
 
 
 async def test_a_claim_reserves_nothing_and_ends_with_its_command() -> None:

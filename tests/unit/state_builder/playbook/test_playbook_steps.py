@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playbook_documents import END, book, decoded, step, warnings
 
-from state_builder.playbook import load
+from state_builder.playbook import PlaybookError, load
 from state_builder.playbook.model import AdmitRule, Arc
 from state_builder.playbook.policy import RETRY_DEFAULT
 from state_builder.records import JSON, NOTHING
@@ -251,13 +251,41 @@ def test_pb_202_set_ctx_and_vars_are_older_spellings() -> None:
             "tool: {kind: noop, output: {output_select: [a], inline_max_bytes: 1}}\noutput: {inline_max_bytes: 2}",
             {"output_select": ["a"], "inline_max_bytes": 2},
         ),
-        ("tool: [{kind: noop, output: {inline_max_bytes: 1}}]", {}),
+        (
+            "tool: [{name: a, kind: noop, output: {inline_max_bytes: 9, output_select: [x, {path: y.z, as: w}]}}, {name: b, kind: noop, output: {inline_max_bytes: 7, store: kv}}]",
+            {
+                "store": {"kind": "kv"},
+                "inline_max_bytes": 7,
+                "output_select": [{"path": "a.x"}, {"path": "a.y.z", "as": "w"}],
+            },
+        ),
+        (
+            "tool: {kind: noop}\noutput: {store: {kind: disk, ttl: 2d, fallback: true, scope: workflow}}",
+            {
+                "store": {
+                    "kind": "disk",
+                    "scope": "workflow",
+                    "ttl_s": 172_800.0,
+                    "fallback": True,
+                }
+            },
+        ),
     ],
 )
 def test_pb_342_output_has_one_form(body: str, output: dict[str, JSON]) -> None:
     """PB-342: TL-OS-01: the step's over that of its single tool."""
     found = step(body).output
     assert (decoded(found) if found else {}) == output
+
+
+@pytest.mark.parametrize(
+    "store", ["{kind: floppy}", "{scope: eternal}", "{ttl: soon}", "{fallback: maybe}"]
+)
+def test_pb_342_a_store_that_cannot_be_is_told(store: str) -> None:
+    """TL-OS-01, TL-RR-50, TL-RR-54."""
+    key = store[1:].partition(":")[0]
+    with pytest.raises(PlaybookError, match=f"store.{key} must be"):
+        step(f"tool: {{kind: noop}}\noutput: {{store: {store}}}")
 
 
 def test_pb_342_output_of_a_task_stays_with_the_task() -> None:
