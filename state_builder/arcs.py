@@ -26,6 +26,8 @@ class Plan:
         reach: step → bit set of the steps a path of at least one edge leads to.
         bits: step → its bit.
         one_origin: steps that all edges (self-edges aside) reach from one step only.
+        settled: step → where its tokens always go, if its arcs have nothing to
+            evaluate.
     """
 
     def __init__(self, playbook: Playbook) -> None:
@@ -46,6 +48,11 @@ class Plan:
                 if target != name:
                     origins[target].add(name)
         self.one_origin = {name for name, seen in origins.items() if len(seen) <= 1}
+        self.settled = {
+            name: route(self, step, Scope(), after_failure=False)
+            for name, step in playbook.steps.items()
+            if not any(arc.when or arc.args or arc.set for arc in step.next.arcs)
+        }
         self.needs: dict[str, Needs] = {}
         self._aware: dict[tuple[str, int], bool] = {}
 
@@ -83,7 +90,7 @@ def _closure(
     return reach
 
 
-class Routed(Struct, frozen=True):
+class Routed(Struct, frozen=True, gc=False):
     """The tokens an evaluation of arcs delivers; at most one per target (PB-305)."""
 
     tokens: list[Delivered]
@@ -190,12 +197,14 @@ def holding(plan: Plan, state: State) -> list[str]:
 def next_to_enter(plan: Plan, state: State) -> str | None:
     """The step to enter next, if any may be (PB-503, PB-525)."""
     waiting = holding(plan, state)
+    if not waiting:
+        return None
     for name in waiting:
         if may_enter(plan, state, name):
             return name
     anything_active = any(state.steps[name].active for name in state.live)
     # Cannot happen by PB-522; without it a mistake here would hang the execution.
-    return waiting[0] if waiting and not anything_active else None
+    return None if anything_active else waiting[0]
 
 
 def unreachable(plan: Plan, state: State, candidates: list[str]) -> list[str]:
@@ -203,6 +212,8 @@ def unreachable(plan: Plan, state: State, candidates: list[str]) -> list[str]:
 
     In breadth-first order: a step that is skipped makes its targets candidates.
     """
+    if not candidates:
+        return []
     live = 0
     for name in state.live:
         live |= plan.reach[name]

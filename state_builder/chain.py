@@ -39,14 +39,23 @@ class Link(Struct, frozen=True):
     verdict: str = ""
 
 
+_OUTSIDE = frozenset({"orphan", "second_terminal"})
+
+
 def link(head: ChainHead, event_id: int, event_type: str) -> Link:
     """Join an event to the chain and move the head, or say why it stays out."""
+    previous = head.event_id
+    verdict = join(head, event_id, event_type)
+    return Link(0 if verdict in _OUTSIDE else previous, verdict)
+
+
+def join(head: ChainHead, event_id: int, event_type: str) -> str:
+    """Move the head as :func:`link` does; the verdict alone."""
     if not head.count and event_type != GENESIS:
-        return Link(0, "orphan")
+        return "orphan"
     terminal = TERMINAL_STATUS.get(event_type, "")
     if terminal and head.terminal:
-        return Link(0, "second_terminal")
-    previous = head.event_id
+        return "second_terminal"
     verdict = ""
     if head.terminal:
         verdict = "after_terminal"
@@ -56,4 +65,4 @@ def link(head: ChainHead, event_id: int, event_type: str) -> Link:
         head.terminal = terminal
     head.event_id = event_id
     head.count += 1
-    return Link(previous, verdict)
+    return verdict

@@ -140,8 +140,9 @@ class ShardIndex:
     def _fold(self, entry: Entry, record: Record, sequence: int, index: int) -> None:
         state = entry.state
         born = not state.head.count
-        for offset, event in enumerate(record.events):
-            fold(state, event, event_id(self.generation, sequence, index + offset))
+        first = event_id(self.generation, sequence, index)
+        for number, event in enumerate(record.events, first):
+            fold(state, event, number)
         if born:
             self._join_tree(state)
         if entry.unread and record.events[0].type in DECISION_TYPES:

@@ -53,7 +53,7 @@ def _second_text(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
-class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One fact or decision, short as on the wire; its id is its place in the log.
 
     Attributes:
@@ -104,7 +104,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     meta: Raw = NOTHING
 
 
-class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Events of one execution that are stored or refused together, in order."""
 
     execution_id: str
@@ -112,7 +112,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cause: str = ""
 
 
-class Append(Struct, frozen=True, kw_only=True):
+class Append(Struct, frozen=True, kw_only=True, gc=False):
     """One message of the log."""
 
     records: list[Record]
@@ -148,9 +148,14 @@ def decode_append(data: bytes) -> Append:
         raise RecordError(
             f"append of format version {append.v}, this build reads {FORMAT_VERSION}"
         )
-    if not append.records or any(not record.events for record in append.records):
-        raise RecordError("append without records, or a record without events")
-    if sum(len(record.events) for record in append.records) > EVENTS_PER_APPEND_MAX:
+    events = 0
+    for record in append.records:
+        if not record.events:
+            raise RecordError("append with a record without events")
+        events += len(record.events)
+    if not events:
+        raise RecordError("append without records")
+    if events > EVENTS_PER_APPEND_MAX:
         raise RecordError(f"more than {EVENTS_PER_APPEND_MAX} events in one append")
     return append
 
@@ -203,7 +208,7 @@ RESERVED_TYPES: Final[frozenset[str]] = frozenset(TERMINAL_STATUS) | {
 """Types only owner and server append; refused from outside (RT-ING-6)."""
 
 
-class CallMode(Struct, kw_only=True, omit_defaults=True):
+class CallMode(Struct, kw_only=True, omit_defaults=True, gc=False):
     """How a waiting caller wants its child's end told (PB-603); ``step`` is its own."""
 
     step: str = ""
@@ -230,7 +235,7 @@ class ChildRequest(Struct, kw_only=True, omit_defaults=True):
     result_step: str = ""
 
 
-class Genesis(Struct, kw_only=True, omit_defaults=True):
+class Genesis(Struct, kw_only=True, omit_defaults=True, gc=False):
     """``playbook_started.context``: all an execution is born with.
 
     Attributes:
@@ -255,7 +260,7 @@ class Genesis(Struct, kw_only=True, omit_defaults=True):
     payload_ref: Raw = NOTHING
 
 
-class CommandContext(Struct, kw_only=True, omit_defaults=True):
+class CommandContext(Struct, kw_only=True, omit_defaults=True, gc=False):
     """``command.issued.context``: with the blobs it names, enough to run the tool.
 
     Attributes:
@@ -288,7 +293,7 @@ class ContextReference(Struct, kw_only=True, omit_defaults=True):
     reference: Raw = NOTHING
 
 
-class CommandNames(Struct, kw_only=True, omit_defaults=True):
+class CommandNames(Struct, kw_only=True, omit_defaults=True, gc=False):
     """``render_context``: the rows of PB-450 a worker needs, as raw JSON.
 
     Attributes:
@@ -314,7 +319,7 @@ class CommandNames(Struct, kw_only=True, omit_defaults=True):
     weak: Raw = NOTHING
 
 
-class ToolFailure(Struct, kw_only=True, omit_defaults=True):
+class ToolFailure(Struct, kw_only=True, omit_defaults=True, gc=False):
     """The error object of PB-100: what policies, arcs and people see."""
 
     kind: str
@@ -326,7 +331,7 @@ class ToolFailure(Struct, kw_only=True, omit_defaults=True):
     source: str = ""
 
 
-class ToolOutcome(Struct, kw_only=True, omit_defaults=True):
+class ToolOutcome(Struct, kw_only=True, omit_defaults=True, gc=False):
     """What running a command gave: ``result.context`` of ``call.done``/``call.error``.
 
     Attributes:
@@ -404,7 +409,7 @@ def decode_reference(data: bytes | Raw) -> Reference:
         raise RecordError(f"not a reference: {error}") from error
 
 
-class ResultEnvelope(Struct, kw_only=True, omit_defaults=True):
+class ResultEnvelope(Struct, kw_only=True, omit_defaults=True, gc=False):
     """``result`` of an event (RT-ING-3)."""
 
     status: str

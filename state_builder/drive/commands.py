@@ -44,6 +44,8 @@ SHARE_BYTES_MIN: Final = 4096
 CLAIM_BYTES_MAX: Final = 786_432
 """Rows of one claim; they must fit in a message."""
 
+NO_NEEDS: Final = Needs()
+
 
 def issue_all(draft: Draft) -> None:
     """Issue what active steps lack: their command, or further iterations."""
@@ -187,6 +189,8 @@ def command_meta(draft: Draft) -> Raw:
 def base_names(draft: Draft, step: Step, run: Pass) -> CommandNames:
     """The names a step's texts need, by the rows of PB-450 (PB-346)."""
     needs = _needs(draft, step)
+    if needs == NO_NEEDS:
+        return CommandNames(args=_object(run.args), overlay=_object(run.overlay))
     picked = _Picked(draft, step, run)
     if needs.everything:
         picked.take_everything()

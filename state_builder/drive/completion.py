@@ -98,11 +98,15 @@ def consume(draft: Draft, name: str) -> None:
     event_name = _event_name(step, run, outcome)
     absorbed = outcome.ok or tolerates(step)
     values = dict(outcome.updates)
-    draft.assign(values)
-    scope = exit_scope(draft, name, run, outcome, event_name)
-    if absorbed:
-        put(values, _assign_block(draft, step, scope))
-    routed = route(draft.plan, step, scope, after_failure=not absorbed)
+    if values or step.set:
+        # Before the scope is made: the arcs see what the block sets.
+        draft.assign(values)
+    routed = draft.plan.settled.get(name) if absorbed else None
+    if routed is None or step.set:
+        scope = exit_scope(draft, name, run, outcome, event_name)
+        if absorbed:
+            put(values, _assign_block(draft, step, scope))
+        routed = route(draft.plan, step, scope, after_failure=not absorbed)
     if outcome.ok and _no_way_out(draft, step, routed):
         raise FailExecution(
             "no_matching_arc", f"no matching arc from step '{step.name}'"

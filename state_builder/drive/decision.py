@@ -177,7 +177,10 @@ class _Layer(dict[str, _V]):
         return super().__contains__(key) or (key in self.base and key not in self.gone)
 
     def get(self, key: str, default: _V | None = None) -> _V | None:  # type: ignore[override]
-        if key not in self:
+        found = super().get(key)
+        if found is not None:
+            return found
+        if key in self.gone or key not in self.base:
             return default
         return self[key]
 
@@ -191,7 +194,8 @@ class _Layer(dict[str, _V]):
     def __delitem__(self, key: str) -> None:
         if super().__contains__(key):
             super().__delitem__(key)
-        self.gone.add(key)
+        if key in self.base:
+            self.gone.add(key)
 
     def __setitem__(self, key: str, value: _V) -> None:
         super().__setitem__(key, value)
@@ -204,7 +208,16 @@ class _Layer(dict[str, _V]):
 
     def __len__(self) -> int:
         own = sum(key not in self.base for key in dict.keys(self))
-        return own + len(self.base) - len(self.gone & self.base.keys())
+        return own + len(self.base) - len(self.gone)
+
+    def __bool__(self) -> bool:
+        return super().__len__() > 0 or len(self.base) > len(self.gone)
+
+
+def _layer(
+    base: dict[str, _V], twin: Callable[[_V], _V] | None = None
+) -> dict[str, _V]:
+    return _Layer(base, twin) if base else {}
 
 
 def _copy_step(step: StepState) -> StepState:
@@ -261,16 +274,16 @@ class Draft:
         base = turn.state
         self.turn = turn
         self.state = copy(base)
-        self.state.steps = _Layer(base.steps, _copy_step)
-        self.state.commands = _Layer(base.commands, copy)
-        self.state.timers = _Layer(base.timers)
+        self.state.steps = _layer(base.steps, _copy_step)
+        self.state.commands = _layer(base.commands, copy)
+        self.state.timers = _layer(base.timers)
         self.state.due = []
         self.state.live = dict(base.live)
         self.state.failing = list(base.failing)
         self.state.answered = dict(base.answered)
-        self.state.repeats = _Layer(base.repeats)
+        self.state.repeats = _layer(base.repeats)
         self.state.ripe = dict(base.ripe)
-        self.state.asked = _Layer(base.asked)
+        self.state.asked = _layer(base.asked)
         self.state.wanting = dict(base.wanting)
         self._owns_ctx = False
         self.events: list[tuple[int, Event]] = []

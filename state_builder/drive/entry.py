@@ -33,14 +33,16 @@ def enter(draft: Draft, name: str, *, final: bool = False) -> None:
     known = draft.state.step(name)
     run = _pass_of(known, draft)
     _check_limits(draft, name, run.visit)
-    scope = entry_scope(draft, name, run)
-    if not _holds(step, scope):
-        _step_over(draft, step, run)
-        return
-    if not _admitted(step, scope):
-        _skip(draft, name, Exited(reason="admit"))
-        return
-    entered, failure = _open(step, scope, draft.turn.limits.loop_items_max)
+    entered, failure = Entered(), None
+    if step.when is not None or step.admit or step.loop is not None:
+        scope = entry_scope(draft, name, run)
+        if not _holds(step, scope):
+            _step_over(draft, step, run)
+            return
+        if not _admitted(step, scope):
+            _skip(draft, name, Exited(reason="admit"))
+            return
+        entered, failure = _open(step, scope, draft.turn.limits.loop_items_max)
     entered.final = final
     draft.write(
         Event(

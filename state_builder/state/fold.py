@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from msgspec.json import Decoder
 from msgspec.structs import replace
 
-from state_builder.chain import link
+from state_builder.chain import join
 from state_builder.policy import assign
 from state_builder.records import (
     GENESIS,
@@ -73,7 +73,7 @@ def fold(state: State, event: Event, event_id: int) -> str:
     """Fold the next event of the execution; empty, or why it was ignored."""
     if event_id <= state.head.event_id:
         return "repeated"
-    verdict = link(state.head, event_id, event.type).verdict
+    verdict = join(state.head, event_id, event.type)
     if verdict:
         state.ignored += 1
         return verdict

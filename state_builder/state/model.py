@@ -16,7 +16,7 @@ STATE_VERSION = 2
 """Version of everything a snapshot holds; another one is not read (RT-IDX-4)."""
 
 
-class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Token(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A claim on a step to run (PB-500).
 
     Attributes:
@@ -32,7 +32,7 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
     over: tuple[str, ...] = ()
 
 
-class Outcome(Struct, kw_only=True, omit_defaults=True):
+class Outcome(Struct, kw_only=True, omit_defaults=True, gc=False):
     """What a command, a loop or a child ended with; ``data`` is raw JSON.
 
     Attributes:
@@ -49,7 +49,7 @@ class Outcome(Struct, kw_only=True, omit_defaults=True):
     reference: bytes = b""
 
 
-class OpenCommand(Struct, kw_only=True, omit_defaults=True):
+class OpenCommand(Struct, kw_only=True, omit_defaults=True, gc=False):
     """A command that was issued and has no result yet.
 
     Attributes:
@@ -85,7 +85,7 @@ class OpenCommand(Struct, kw_only=True, omit_defaults=True):
     asked: list[str] = field(default_factory=list)
 
 
-class Asked(Struct, kw_only=True, omit_defaults=True):
+class Asked(Struct, kw_only=True, omit_defaults=True, gc=False):
     """A child that a running pipeline asked for (PB-185).
 
     Attributes:
@@ -103,7 +103,7 @@ class Asked(Struct, kw_only=True, omit_defaults=True):
     answer: bytes = b""
 
 
-class Repeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Repeat(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An attempt that is due, or will be when its timer fires."""
 
     step: str
@@ -112,7 +112,7 @@ class Repeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
     iteration: str = ""
 
 
-class LoopRun(Struct, kw_only=True, omit_defaults=True):
+class LoopRun(Struct, kw_only=True, omit_defaults=True, gc=False):
     """One generation of a loop (PB-233).
 
     Attributes:
@@ -149,7 +149,7 @@ class LoopRun(Struct, kw_only=True, omit_defaults=True):
     cursor: CursorRun | None = None
 
 
-class Frame(Struct, kw_only=True, omit_defaults=True):
+class Frame(Struct, kw_only=True, omit_defaults=True, gc=False):
     """One claimed batch of rows (PB-252): raw rows, next row to issue, bodies open."""
 
     rows: list[JSON] = field(default_factory=list)
@@ -157,7 +157,7 @@ class Frame(Struct, kw_only=True, omit_defaults=True):
     open: int = 0
 
 
-class CursorRun(Struct, kw_only=True, omit_defaults=True):
+class CursorRun(Struct, kw_only=True, omit_defaults=True, gc=False):
     """The frames of a cursor loop.
 
     Attributes:
@@ -181,7 +181,7 @@ class CursorRun(Struct, kw_only=True, omit_defaults=True):
     rows: int = 0
 
 
-class Pass(Struct, kw_only=True, omit_defaults=True):
+class Pass(Struct, kw_only=True, omit_defaults=True, gc=False):
     """A step from entry until its completion is consumed (PB-500 *active*).
 
     Attributes:
@@ -202,7 +202,7 @@ class Pass(Struct, kw_only=True, omit_defaults=True):
     over: tuple[str, ...] = ()
 
 
-class StepState(Struct, kw_only=True, omit_defaults=True):
+class StepState(Struct, kw_only=True, omit_defaults=True, gc=False):
     """All that is known of one step.
 
     Attributes:
@@ -224,7 +224,7 @@ class StepState(Struct, kw_only=True, omit_defaults=True):
     exited_at: str = ""
 
 
-class Request(Struct, kw_only=True, omit_defaults=True):
+class Request(Struct, kw_only=True, omit_defaults=True, gc=False):
     """A cancel or finalize request that waits for its answer (RT-DRV-17)."""
 
     event: int

@@ -9,7 +9,7 @@ from state_builder.state.model import CursorRun
 from state_builder.values import Part
 
 
-class Entered(Struct, omit_defaults=True):
+class Entered(Struct, omit_defaults=True, gc=False):
     """``step.enter.context``; a loop's collection is fixed here (PB-223)."""
 
     iterations_expected: int | None = None
@@ -22,7 +22,7 @@ class Entered(Struct, omit_defaults=True):
     items_ref: Raw = NOTHING
 
 
-class Delivered(Struct, omit_defaults=True):
+class Delivered(Struct, omit_defaults=True, gc=False):
     """One token in ``step.exit``/``step.skipped`` contexts."""
 
     step: str
@@ -30,7 +30,7 @@ class Delivered(Struct, omit_defaults=True):
     set: dict[str, JSON] = field(default_factory=dict)
 
 
-class Exited(Struct, omit_defaults=True):
+class Exited(Struct, omit_defaults=True, gc=False):
     """``context`` of ``step.exit`` and ``step.skipped``.
 
     Attributes:
@@ -56,7 +56,7 @@ class Exited(Struct, omit_defaults=True):
     result: Part | None = None
 
 
-class Updated(Struct, omit_defaults=True):
+class Updated(Struct, omit_defaults=True, gc=False):
     """``ctx.updated.context``: values by variable path, of one completion."""
 
     values: dict[str, JSON]
