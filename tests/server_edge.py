@@ -20,6 +20,7 @@ from materializer.memory import (
     MemorySecrets,
     MemoryTables,
 )
+from materializer.memory.notes import MemoryNotes
 from materializer.memory.results import MemoryResultRows
 from materializer.projection import Projector, decode_messages
 from noetl_worker.bus.memory import MemoryBroker, MemoryBus
@@ -234,9 +235,11 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
     keeper = _keeper(database, tables, bus, observer, ids)
     ports = ServerPorts(
         log=bus.log,
+        commands=bus.commands,
         signals=bus.signals,
         rows=MemoryReader(database),
         tables=tables,
+        notes=MemoryNotes(database),
         vault=keeper,
         plugins=bus.blobs(PLUGIN_BUCKET),
         values=Values(MemoryResults(), clock, observer),
@@ -249,13 +252,17 @@ async def running_edge(**server: Any) -> AsyncIterator[Fleet]:
         metrics_page=observer.page,
         pool_status=lambda: {"pool_size": 1, "status": "ok"},
     )
-    workload_bytes_max = server.pop("workload_bytes_max", 524_288)
+    sizes = {
+        name: server.pop(name)
+        for name in ("workload_bytes_max", "playbook_bytes_max")
+        if name in server
+    }
     chosen = {"append_s": 1.0, "ask_s": 0.2, "end_wait_s": 0.5, **server}
     defaults = load({}, "worker").server
     settings = EdgeSettings(
         server=Server(**{**vars(defaults), **chosen}),
         shard_count=SHARDS,
-        workload_bytes_max=workload_bytes_max,
+        **sizes,
         internal_token=TOKEN,
         version="1.2.3",
     )

@@ -354,6 +354,20 @@ def test_the_changelog_parses_and_knows_this_version() -> None:
     assert releases[0][0] == version, "changelog and pyproject name one version"
 
 
+def test_every_setting_is_read_by_somebody() -> None:
+    """A variable that changes nothing is a lie to whoever sets it."""
+    read = {
+        node.attr
+        for source in sources(*PACKAGES)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Attribute)
+        # What the settings room relates to others is not used by that.
+        and source.name != "noetl_worker/settings/loading.py"
+    }
+    declared = [one.attribute for one in Settings.variables()]
+    assert [name for name in declared if name not in read] == []
+
+
 def test_every_setting_is_documented_beside_the_chart() -> None:
     """``make format`` writes the page anew."""
     page = (ROOT / "charts/noetl-worker/SETTINGS.md").read_text()

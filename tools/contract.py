@@ -54,6 +54,7 @@ class ToolLimits:
         http_deny_cidrs: TL-SEC-05.
         http_allow_cidrs: where given, the only addresses tools may call.
         server_url: this platform's own server; its internal API is closed to tools.
+        public_url: what ``server_url`` means in playbooks (TL-TPL-08).
         http_trust_env: TL-HT-13.
         environment: what a tool's process sees beside its own directory: ``PATH``,
             ``LANG``, ``TZ`` and, where they exist, ``KUBERNETES_SERVICE_HOST`` and
@@ -93,6 +94,7 @@ class ToolLimits:
     http_deny_cidrs: tuple[str, ...] = METADATA_CIDRS
     http_allow_cidrs: tuple[str, ...] = ()
     server_url: str = ""
+    public_url: str = ""
     http_trust_env: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     python_path: str = ""

@@ -567,3 +567,40 @@ SELECT DISTINCT asked AS execution_id FROM above
 EXCEPT
 SELECT above.asked FROM above JOIN noetl.execution AS e USING (execution_id)
 WHERE e.end_time IS NULL OR e.end_time >= now() - make_interval(secs => $2);
+
+-- name: variables_set
+INSERT INTO noetl.transient AS known
+    (execution_id, var_name, var_type, var_value, source_step)
+SELECT $1, given.* FROM unnest($2::TEXT[], $3::TEXT[], $4::JSONB[], $5::TEXT[]) AS given
+ON CONFLICT (execution_id, var_name) DO UPDATE SET
+    var_type = excluded.var_type, var_value = excluded.var_value,
+    source_step = excluded.source_step;
+
+-- name: variables
+SELECT * FROM noetl.transient
+WHERE execution_id = $1 AND (expires_at IS NULL OR expires_at > now())
+ORDER BY var_name;
+
+-- name: variable_read
+UPDATE noetl.transient SET accessed_at = now(), access_count = access_count + 1
+WHERE execution_id = $1 AND var_name = $2
+AND (expires_at IS NULL OR expires_at > now())
+RETURNING *;
+
+-- name: variables_drop
+DELETE FROM noetl.transient
+WHERE execution_id = $1 AND ($2::TEXT IS NULL OR var_name = $2) RETURNING var_name;
+
+-- name: suite_save
+INSERT INTO noetl.playbook_test_suite (suite_id, playbook_path, tests, metadata)
+VALUES ($1, $2, $3::JSONB, $4::JSONB)
+ON CONFLICT (suite_id) DO UPDATE SET
+    playbook_path = excluded.playbook_path, tests = excluded.tests,
+    metadata = excluded.metadata, updated_at = now()
+RETURNING *;
+
+-- name: suite
+SELECT * FROM noetl.playbook_test_suite WHERE suite_id = $1;
+
+-- name: suite_drop
+DELETE FROM noetl.playbook_test_suite WHERE suite_id = $1 RETURNING true;

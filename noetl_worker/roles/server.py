@@ -10,6 +10,7 @@ from materializer.postgres import (
     PostgresSecrets,
     PostgresTables,
 )
+from materializer.postgres.notes import PostgresNotes
 from materializer.postgres.results import PostgresResults
 from noetl_worker.bus.nats import NatsBus
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
@@ -122,9 +123,11 @@ def _ports(
     machine = machine_number(process.settings.process.machine_id)
     return ServerPorts(
         log=bus.log,
+        commands=bus.commands,
         signals=bus.signals,
         rows=PostgresReader(database),
         tables=PostgresTables(database),
+        notes=PostgresNotes(database),
         vault=keeper,
         plugins=bus.blobs(PLUGIN_BUCKET),
         values=open_values(process, bus),
@@ -146,6 +149,7 @@ def _edge_settings(process: Process) -> EdgeSettings:
         shard_count=settings.bus.shard_count,
         append_bytes_max=settings.bus.payload_bytes_soft,
         workload_bytes_max=settings.limits.workload_bytes_max,
+        playbook_bytes_max=settings.limits.playbook_bytes_max,
         retention_s=settings.materializer.retention_s,
         internal_token=settings.process.internal_token.reveal(),
         version=version("noetl-worker"),

@@ -66,6 +66,7 @@ def tool_limits(settings: Settings) -> ToolLimits:
         http_allow_cidrs=tools.http_allow_cidrs,
         http_trust_env=tools.http_trust_env,
         server_url=settings.process.server_url,
+        public_url=settings.process.public_server_url or settings.process.server_url,
         keychain_strict=settings.wallet.strict,
     )
 

@@ -1,4 +1,4 @@
-"""Whether new work is let in: the log's room, the rows' lag (RT-LIM-6, RT-LIM-8).
+"""Whether new work is let in: room, lag, backlog (RT-LIM-6 to 8).
 
 A daemon looks every second; asking costs nothing. While the broker is away nothing is
 refused here: the append itself will tell.
@@ -6,7 +6,7 @@ refused here: the append itself will tell.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 import structlog
@@ -18,8 +18,20 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 LAG_EVERY_S: Final = 5.0
+POOLS_MAX: Final = 1000
 FULL_AT: Final = 0.8
 """Share of the log's room from which on starts and external facts are refused (§4)."""
+
+
+class BusyError(UnavailableError):
+    """There is too much to do already; ask again later."""
+
+    code = "busy"
+
+
+class _Backlog(NamedTuple):
+    pending: int
+    asked_at: float
 
 
 class Admission:
@@ -31,12 +43,36 @@ class Admission:
         self._full = ""
         self._lag = ""
         self._generation: int | None = None
+        self._pending_max = settings.server.pending_commands_max
+        self._backlogs: dict[str, _Backlog] = {}
 
     def check_start(self) -> None:
         """Raises LogFullError or UnavailableError when no execution may start."""
         self.check_fact()
         if self._lag:
             raise UnavailableError(self._lag)
+
+    async def check_pool(self, pool: str) -> None:
+        """Raises BusyError when more commands wait for the pool than may (RT-LIM-7).
+
+        The backlog is looked at once a second: many starts at once may exceed it.
+        """
+        if not self._pending_max:
+            return
+        now = self._ports.clock.monotonic()
+        known = self._backlogs.get(pool)
+        if known is None or now - known.asked_at >= LOOK_EVERY_S:
+            pending = (await self._ports.commands.progress(pool)).pending
+            if len(self._backlogs) >= POOLS_MAX:
+                self._backlogs.clear()
+            known = self._backlogs[pool] = _Backlog(pending, now)
+        if known.pending > self._pending_max:
+            name = "NOETL_MAX_PENDING_COMMANDS"
+            self._ports.observer.count("noetl_limit_hits_total", limit=name)
+            raise BusyError(
+                f"{known.pending:,} commands wait for pool '{pool}', more than {name} "
+                f"({self._pending_max:,}): start it later"
+            )
 
     def check_fact(self) -> None:
         """Raises LogFullError when the log takes no facts from outside."""

@@ -14,6 +14,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
+from noetl_worker.server.admission import BusyError
 from noetl_worker.server.edge import HttpRequest, edge_of
 from state_builder.errors import (
     ConflictError,
@@ -37,6 +38,7 @@ _STATUS: Final[tuple[tuple[type[NoetlError], int], ...]] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (InvalidError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (ConflictError, HTTPStatus.CONFLICT),
+    (BusyError, HTTPStatus.TOO_MANY_REQUESTS),
     (UpstreamError, HTTPStatus.BAD_GATEWAY),
     (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (RefusedError, HTTPStatus.FORBIDDEN),

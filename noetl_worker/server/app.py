@@ -44,6 +44,7 @@ from noetl_worker.server.routes import (
     events,
     executions,
     looking,
+    notes,
     plugins,
     replay,
     results,
@@ -75,7 +76,7 @@ def create_edge(ports: ServerPorts, settings: EdgeSettings) -> Edge:
         LiveSettings(settings.shard_count, settings.server.ask_s),
     )
     admission = Admission(ports, settings)
-    entries = Catalog(ports.tables, ports.clock, ports.ids, ports.known_fields)
+    entries = Catalog(ports, settings.playbook_bytes_max)
     return Edge(
         ports=ports,
         settings=settings,
@@ -130,6 +131,7 @@ def create_app(
             *catalog.ROUTES,
             *executions.ROUTES,
             *looking.ROUTES,
+            *notes.ROUTES,
             *replay.ROUTES,
             *events.ROUTES,
             *workers.ROUTES,

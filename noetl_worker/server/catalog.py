@@ -15,12 +15,16 @@ from msgspec import Raw, Struct
 from msgspec.json import decode as decode_json
 
 from noetl_worker.server.documents import EXECUTABLE, registration
-from noetl_worker.server.ports import Ids
-from state_builder.errors import InvalidError, NotFoundError, UnavailableError
-from state_builder.playbook import FieldsOf, ParseResult, Playbook, PlaybookError, parse
-from state_builder.ports import Clock
+from noetl_worker.server.ports import ServerPorts
+from state_builder.errors import (
+    InvalidError,
+    LimitExceededError,
+    NotFoundError,
+    UnavailableError,
+)
+from state_builder.playbook import ParseResult, Playbook, PlaybookError, parse
 from state_builder.records import JSON, encode_json
-from state_builder.stores import CatalogDocument, CatalogRow, Tables
+from state_builder.stores import CatalogDocument, CatalogRow
 from state_builder.template import check, is_template
 
 K = TypeVar("K")
@@ -61,13 +65,12 @@ class _Latest(Struct):
 class Catalog:
     """Documents by path and version."""
 
-    def __init__(
-        self, tables: Tables, clock: Clock, ids: Ids, fields_of: FieldsOf
-    ) -> None:
-        self._tables = tables
-        self._fields_of = fields_of
-        self._clock = clock
-        self._ids = ids
+    def __init__(self, ports: ServerPorts, source_bytes_max: int) -> None:
+        self._tables = ports.tables
+        self._fields_of = ports.known_fields
+        self._clock = ports.clock
+        self._ids = ports.ids
+        self._source_bytes_max = source_bytes_max
         self._prepared: OrderedDict[str, Prepared | InvalidError] = OrderedDict()
         self._latest: OrderedDict[str, _Latest] = OrderedDict()
         self._versions: OrderedDict[tuple[str, int], str] = OrderedDict()
@@ -78,7 +81,9 @@ class Catalog:
 
         Raises:
             InvalidError: RT-CAT-2, RT-CAT-4, RT-CAT-7.
+            LimitExceededError: larger than a document may be.
         """
+        self._check_size(content)
         found = registration(content, resource_type)
         checked = None
         if found.kind in EXECUTABLE:
@@ -98,8 +103,18 @@ class Catalog:
         return Registered(row, checked)
 
     def checked(self, content: str) -> ParseResult:
-        """Errors and warnings of a playbook's text."""
+        """Errors and warnings of a playbook's text. Raises LimitExceededError."""
+        self._check_size(content)
         return parse(content, check_text=check, fields_of=self._fields_of)
+
+    def _check_size(self, content: str) -> None:
+        size = len(content.encode())
+        if size > self._source_bytes_max:
+            raise LimitExceededError(
+                "NOETL_PLAYBOOK_MAX_BYTES",
+                f"the document has {size:,} bytes, at most {self._source_bytes_max:,} "
+                "are taken (NOETL_PLAYBOOK_MAX_BYTES)",
+            )
 
     async def row(
         self, path: str, version: int | None, catalog_id: str = ""

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from noetl_worker.settings import Server
 from state_builder.credentials import Vault
-from state_builder.ports import Blobs, Clock, EventLog, Observer, Signals
+from state_builder.ports import Blobs, Clock, CommandQueue, EventLog, Observer, Signals
 from state_builder.records import JSON
-from state_builder.stores import RowReader, Tables
+from state_builder.stores import Notes, RowReader, Tables
 from state_builder.values import ResultRows, ValueStore
 
 
@@ -34,9 +34,11 @@ class ServerPorts:
     """
 
     log: EventLog
+    commands: CommandQueue
     signals: Signals
     rows: RowReader
     tables: Tables
+    notes: Notes
     vault: Vault
     plugins: Blobs
     values: ValueStore
@@ -57,6 +59,7 @@ class EdgeSettings:
     Attributes:
         append_bytes_max: largest encoded append (RT-NATS-26).
         workload_bytes_max: largest workload of a start.
+        playbook_bytes_max: largest document of the catalog.
         retention_s: starts are refused when rows lag by a quarter of it (RT-LIM-8).
     """
 
@@ -64,6 +67,7 @@ class EdgeSettings:
     shard_count: int
     append_bytes_max: int = 921_600
     workload_bytes_max: int = 524_288
+    playbook_bytes_max: int = 1 << 20
     retention_s: float = 86_400.0
     internal_token: str = ""
     version: str = "0"

@@ -171,6 +171,7 @@ class Starter:
         version = version_number(body.version)
         prepared = await self._catalog.prepared(body.path or "", version, catalog_id)
         wish = _Wish(body, trace or TraceBody(), prepared)
+        await self._admission.check_pool(_pool(body, prepared))
         for _ in range(IDS_TRIED_MAX):
             execution_id = execution_id or self._ports.ids.mint()
             if await self._append(wish, execution_id, repeated=again):

@@ -25,7 +25,7 @@ from noetl_worker.settings.variables import Variable, read_room, variables_of
 from state_builder.errors import SettingsError
 
 ROLES: Final = (
-    "server", "system", "worker", "materializer", "subscriber", "dev", "client",
+    "server", "system", "worker", "materializer", "dev", "client",
 )  # fmt: skip
 
 _ROLE_DEFAULTS: Final[dict[str, dict[str, str]]] = {
@@ -66,7 +66,22 @@ _RETIRED: Final[dict[str, str]] = {
             "NOETL_MATERIALIZER_IDLE_SLEEP_MS NOETL_CLUSTER_DSN",
             "roles are commands of one image",
         ),
-        ("NOETL_MATERIALIZER_TIMEOUT_MS", "the log is followed, nothing is fetched"),
+        (
+            "NOETL_MATERIALIZER_TIMEOUT_MS NOETL_STATE_BUILDER_BATCH "
+            "NOETL_STATE_BUILDER_TIMEOUT_MS",
+            "the log is followed, nothing is fetched",
+        ),
+        ("POSTGRES_MIN_CONNECTIONS", "connections are opened when they are needed"),
+        (
+            "WORKER_MODE NOETL_SUBSCRIPTION_PATH",
+            "there is no subscriber; a step of kind 'subscription' takes messages",
+        ),
+        ("NOETL_INDEX_MAX_BYTES", "the states of all open executions are kept"),
+        ("NOETL_AGENT_ALLOWED_MODULES", "an agent runs as a child playbook"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "no spans are exported; the trace id of an execution is in its events",
+        ),
         ("NOETL_REFS_IN_STATE NOETL_ATOMIC_ITEM_CONTEXT", "always on"),
         (
             "NOETL_SEALED_CREDENTIALS NOETL_SEALED_ALLOW_PLAINTEXT_FALLBACK",
@@ -183,7 +198,7 @@ def _warnings(given: Mapping[str, str]) -> list[str]:
 
 def _relations(settings: Settings) -> list[str]:
     """What must hold between settings, as faults where it does not."""
-    bus, postgres, limits = settings.bus, settings.postgres, settings.limits
+    bus, limits = settings.bus, settings.limits
     server, worker = settings.server, settings.worker
     rules = (
         (
@@ -208,10 +223,6 @@ def _relations(settings: Settings) -> list[str]:
         (
             limits.workload_bytes_max <= bus.payload_bytes_soft,
             "NOETL_WORKLOAD_MAX_BYTES must not exceed NOETL_NATS_PAYLOAD_SOFT_LIMIT",
-        ),
-        (
-            postgres.connections_min <= postgres.connections_max,
-            "POSTGRES_MIN_CONNECTIONS must not exceed POSTGRES_MAX_CONNECTIONS",
         ),
         (
             server.runtime_offline_s > 2 * worker.heartbeat_s,
@@ -248,6 +259,4 @@ def _missing(settings: Settings) -> list[str]:
             "NOETL_ENCRYPTION_KEY: give base64 of 32 bytes, or set "
             "NOETL_ALLOW_INSECURE_DEFAULT_KEY=true for development"
         )
-    if settings.role == "subscriber" and not settings.worker.subscription_path:
-        found.append("NOETL_SUBSCRIPTION_PATH: name the catalog path to serve")
     return found

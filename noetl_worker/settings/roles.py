@@ -124,25 +124,8 @@ class Owner:
         "s",
         ABOVE_ZERO,
     )
-    index_bytes_max: int = env(
-        "NOETL_INDEX_MAX_BYTES",
-        512 * MIB,
-        "memory for states of open executions",
-        "bytes",
-        SOME,
-    )
     playbooks_max: int = env(
         "NOETL_PLAYBOOK_CACHE", 512, "parsed playbooks kept", "", SOME
-    )
-    read_batch: int = env(
-        "NOETL_STATE_BUILDER_BATCH",
-        200,
-        "messages read at once",
-        "",
-        Allow(low=1, high=1000),
-    )
-    read_wait_ms: int = env(
-        "NOETL_STATE_BUILDER_TIMEOUT_MS", 2000, "wait for a batch", "ms", SOME
     )
     command_start_timeout_s: float = env(
         "NOETL_COMMAND_START_TIMEOUT_SECS",
@@ -169,7 +152,7 @@ class Owner:
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """A tool worker, and the subscriber."""
+    """A tool worker."""
 
     worker_id: str = env("WORKER_ID", "", "name of this worker; else one per boot")
     pools: tuple[str, ...] = env(
@@ -177,16 +160,6 @@ class Worker:
     )
     slots: int = env(
         "NOETL_WORKER_SLOTS WORKER_MAX_CONCURRENT", 4, "commands at once", "", SOME
-    )
-    mode: str = env(
-        "WORKER_MODE",
-        "command",
-        "subscription turns a worker into a subscriber",
-        "",
-        Allow(words=("command", "subscription")),
-    )
-    subscription_path: str = env(
-        "NOETL_SUBSCRIPTION_PATH", "", "catalog path the subscriber serves"
     )
     heartbeat_s: float = env(
         "WORKER_HEARTBEAT_INTERVAL",

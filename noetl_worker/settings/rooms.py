@@ -45,7 +45,7 @@ class Process:
     public_server_url: str = env(
         "NOETL_PUBLIC_SERVER_URL",
         "",
-        "server address put into commands; else the above",
+        "what server_url means in playbooks; else the above",
     )
     metrics_bind: str = env(
         "WORKER_METRICS_BIND", "", "address of /metrics, /healthz, /readyz (not server)"
@@ -55,9 +55,6 @@ class Process:
     )
     shards: tuple[int, ...] = env(
         "NOETL_SHARDS", (), "shards of this system worker or materializer, like 0-7,9"
-    )
-    otlp_endpoint: str = env(
-        "OTEL_EXPORTER_OTLP_ENDPOINT", "", "where spans are exported to; off when empty"
     )
     internal_token: Secret = env(
         "NOETL_INTERNAL_API_TOKEN", Secret(), "bearer token of internal routes"
@@ -178,9 +175,6 @@ class Postgres:
     password: Secret = env("POSTGRES_PASSWORD", Secret("noetl"), "password")
     database: str = env("POSTGRES_DATABASE POSTGRES_DB", "noetl", "database")
     schema: str = env("NOETL_SCHEMA", "noetl", "schema of our tables")
-    connections_min: int = env(
-        "POSTGRES_MIN_CONNECTIONS", 2, "connections kept open", "", NOT_NEGATIVE
-    )
     connections_max: int = env(
         "POSTGRES_MAX_CONNECTIONS", 20, "most connections of one process", "", SOME
     )

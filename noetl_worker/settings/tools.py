@@ -155,9 +155,6 @@ class Tools:
         "NOETL_TOOL_MAX_CONCURRENCY_*", {}, "most calls at once, by kind"
     )
     mcp: dict[str, str] = env("NOETL_MCP_*", {}, "endpoints of mcp servers, TL-MCP-01")
-    agent_modules: tuple[str, ...] = env(
-        "NOETL_AGENT_ALLOWED_MODULES", (), "modules the agent tool may import"
-    )
 
     @property
     def concurrency(self) -> dict[str, int]:

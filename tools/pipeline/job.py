@@ -47,6 +47,7 @@ class Job:
         functions: dict[str, Callable[..., JSON]],
         holder: Holder,
         values: ValueStore,
+        server_url: str = "",
     ) -> None:
         self.command = command
         self.context = context
@@ -59,6 +60,7 @@ class Job:
         self.timings: list[JSON] = []
         self._functions = {**functions, "token": holder.token}
         self._values = values
+        self._server_url = server_url
         self._names = names_of(context.render_context)
         self.has_iteration = bool(self._names.iteration)
         self._scope: Scope | None = None
@@ -67,7 +69,9 @@ class Job:
     def scope(self) -> Scope:
         """The command's names; decoded on first use."""
         if self._scope is None:
-            self._scope = scope_of(self.command, self._names, self._functions)
+            self._scope = scope_of(
+                self.command, self._names, self._functions, self._server_url
+            )
             self._scope.keychain = self.holder.keychain
         return self._scope
 

@@ -118,7 +118,10 @@ def names_of(context: Raw) -> CommandNames:
 
 
 def scope_of(
-    command: Command, names: CommandNames, functions: dict[str, Callable[..., JSON]]
+    command: Command,
+    names: CommandNames,
+    functions: dict[str, Callable[..., JSON]],
+    server_url: str,
 ) -> Scope:
     """The scope of a command; its rows may be written to by its tasks alone."""
     scope = Scope(
@@ -132,7 +135,11 @@ def scope_of(
         ctx=_map(names.ctx),
         results=Results(_decode_results(names.steps) if names.steps else {}),
         workload=_map(names.workload),
-        weak={**_map(names.weak), **_own_names(command)},
+        weak={
+            **_map(names.weak),
+            **_own_names(command),
+            "server_url": server_url,
+        },
         event=_map(names.event),
         functions=functions,
     )

@@ -74,7 +74,14 @@ class Runner:
             context = _decode_context(command.context)
             strict = self._limits.keychain_strict
             holder = Holder(self._wallet, command, strict=strict)
-            job = Job(command, context, self._functions, holder, self._values)
+            job = Job(
+                command,
+                context,
+                self._functions,
+                holder,
+                self._values,
+                self._limits.public_url,
+            )
             await job.prepare()
             plan = self._plans.get(context.tool_config)
         except ToolCallError as error:

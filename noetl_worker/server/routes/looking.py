@@ -1,8 +1,6 @@
-"""Looking into one execution: why it stands, its log as a file, its variables."""
+"""Looking into one execution: why it stands, its log as a file."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from litestar import get
 from litestar.params import FromPath
@@ -11,7 +9,6 @@ from litestar.response import Stream
 from noetl_worker.server.bodies import known_id
 from noetl_worker.server.edge import HttpRequest, edge_of
 from noetl_worker.server.why import WhyAnswer
-from state_builder.errors import NotFoundError
 
 
 @get("/api/executions/{execution_id:str}/export")
@@ -30,38 +27,4 @@ async def why(request: HttpRequest, execution_id: FromPath[str]) -> WhyAnswer:
     return await edge_of(request).why.explain(known_id(execution_id))
 
 
-@get("/api/vars/{execution_id:str}")
-async def variables(
-    request: HttpRequest, execution_id: FromPath[str]
-) -> dict[str, Any]:
-    """The variables of an execution."""
-    found = await edge_of(request).live.status(known_id(execution_id))
-    return {
-        "execution_id": found.execution_id,
-        "count": len(found.variables),
-        "variables": {
-            name: _variable(value) for name, value in found.variables.items()
-        },
-    }
-
-
-@get("/api/vars/{execution_id:str}/{name:str}")
-async def variable(
-    request: HttpRequest, execution_id: FromPath[str], name: FromPath[str]
-) -> dict[str, Any]:
-    """One variable."""
-    found = await edge_of(request).live.status(known_id(execution_id))
-    if name not in found.variables:
-        raise NotFoundError(f"execution {found.execution_id} has no variable '{name}'")
-    return {
-        "execution_id": found.execution_id,
-        "name": name,
-        **_variable(found.variables[name]),
-    }
-
-
-def _variable(value: Any) -> dict[str, Any]:
-    return {"value": value, "type": "user_defined", "source_step": None}
-
-
-ROUTES = (export, why, variables, variable)
+ROUTES = (export, why)

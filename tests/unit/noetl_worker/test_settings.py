@@ -14,8 +14,7 @@ KEY = {"NOETL_ENCRYPTION_KEY": "a2V5"}
 
 @pytest.mark.parametrize("role", ROLES)
 def test_defaults_fit_every_role(role: str) -> None:
-    given = {**KEY, "NOETL_SUBSCRIPTION_PATH": "a/b"}
-    settings = load(given, role)
+    settings = load(KEY, role)
     assert settings.warnings == ()
     assert settings.bus.shard_count == 16
     assert settings.bus.message_bytes_max > settings.bus.payload_bytes_soft
@@ -44,7 +43,6 @@ def test_all_faults_come_at_once() -> None:
         ({"NOETL_NATS_PAYLOAD_SOFT_LIMIT": "2000000"}, "NOETL_NATS_MESSAGE_MAX_BYTES"),
         ({"NOETL_TLS_CERT": "c.pem"}, "NOETL_TLS_KEY"),
         ({"NOETL_TLS_CLIENT_CA": "ca.pem"}, "NOETL_TLS_CERT"),
-        ({"POSTGRES_MIN_CONNECTIONS": "50"}, "POSTGRES_MAX_CONNECTIONS"),
         ({"NOETL_SHARDS": "0-16"}, "NOETL_SHARD_COUNT"),
         ({"WORKER_HEARTBEAT_INTERVAL": "40"}, "NOETL_RUNTIME_OFFLINE_SECONDS"),
         ({"NOETL_WORKLOAD_MAX_BYTES": "950000"}, "NOETL_NATS_PAYLOAD_SOFT_LIMIT"),
@@ -119,11 +117,6 @@ def test_the_server_drains_shorter_than_a_worker_unless_told() -> None:
     assert load({}, "worker").process.grace_s == 25
     told = load({**KEY, "NOETL_SHUTDOWN_GRACE_SECS": "40"}, "server")
     assert told.process.grace_s == 40
-
-
-def test_a_subscriber_must_know_what_it_serves() -> None:
-    with pytest.raises(SettingsError, match="NOETL_SUBSCRIPTION_PATH"):
-        load({}, "subscriber")
 
 
 def test_secrets_never_print() -> None:
