@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Final
 
 from materializer.postgres import (
     Database,
@@ -13,9 +14,9 @@ from materializer.postgres import (
 from materializer.postgres.notes import PostgresNotes
 from materializer.postgres.results import PostgresResults
 from noetl_worker.bus.nats import NatsBus
-from noetl_worker.lifecycle import SnowflakeIds, machine_number
+from noetl_worker.lifecycle import Daemon, SnowflakeIds, machine_number
 from noetl_worker.lifecycle import run_role as run_daemons
-from noetl_worker.listener import Address, Listener
+from noetl_worker.listener import Address, Listener, parse_address
 from noetl_worker.roles.database import (
     LogKeeper,
     database_settings,
@@ -25,10 +26,12 @@ from noetl_worker.roles.process import Process, open_bus
 from noetl_worker.roles.values import open_values
 from noetl_worker.server import (
     PLUGIN_BUCKET,
+    Edge,
     EdgeSettings,
     ServerPorts,
     create_app,
     create_edge,
+    create_feed,
     daemons,
 )
 from noetl_worker.settings import Server
@@ -41,6 +44,9 @@ from noetl_worker.wallet import (
 )
 from state_builder.records import JSON
 from tools.manual import known_fields
+
+FEED_PORT: Final = 8083
+"""Of the lifecycle feed, where its address names none."""
 
 
 async def run(process: Process) -> None:
@@ -60,9 +66,15 @@ async def run(process: Process) -> None:
             listener = Listener(
                 create_app(edge), _address(settings.server), settings.process.grace_s
             )
+            feed = _feed(settings.server, edge)
             await run_daemons(
                 process.role,
-                {"listener": listener.run, "log": log_keeper.run, **daemons(edge)},
+                {
+                    "listener": listener.run,
+                    **feed,
+                    "log": log_keeper.run,
+                    **daemons(edge),
+                },
                 readiness=process.readiness,
                 grace_s=settings.process.grace_s + 2.0,
             )
@@ -76,6 +88,14 @@ def _address(own: Server) -> Address:
         key=own.tls_key,
         client_ca=own.tls_client_ca,
     )
+
+
+def _feed(own: Server, edge: Edge) -> dict[str, Daemon]:
+    """The lifecycle feed, where it is asked for."""
+    if not own.feed_bind:
+        return {}
+    address = parse_address(own.feed_bind, FEED_PORT)
+    return {"feed": Listener(create_feed(edge), address).run}
 
 
 def _keeper(

@@ -9,6 +9,7 @@ redaction, and the materializer's projection of single events.
 
 from noetl_worker.server.app import create_app, create_edge, daemons
 from noetl_worker.server.edge import Edge
+from noetl_worker.server.feed import create_feed
 from noetl_worker.server.plugins import PLUGIN_BUCKET
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
 
@@ -19,5 +20,6 @@ __all__ = [
     "ServerPorts",
     "create_app",
     "create_edge",
+    "create_feed",
     "daemons",
 ]

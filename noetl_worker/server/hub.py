@@ -23,9 +23,14 @@ from noetl_worker.server.window import Window
 from state_builder.errors import LostDataError, RecordError, UnavailableError
 from state_builder.ids import event_id
 from state_builder.ports import EventLog, LogMessage, Observer
-from state_builder.records import Event, decode_append
+from state_builder.records import TERMINAL_STATUS, Event, decode_append
 
 log = structlog.get_logger(__name__)
+
+EVERYBODY: Final = ""
+"""Listens to all executions, to the events of :data:`LIFECYCLE` alone (RT-API-20)."""
+
+LIFECYCLE: Final = frozenset({"step.exit", "calendar.event.touched", *TERMINAL_STATUS})
 
 LINGER_S: Final = 5.0
 """How long the log is followed after the last listener left."""
@@ -41,6 +46,7 @@ class Logged(NamedTuple):
     event: Event
     cause: str
     stored_at: float
+    execution_id: str = ""
 
 
 class _HeadRecord(Struct):
@@ -61,7 +67,20 @@ def events_of(message: LogMessage, execution_id: str, generation: int) -> list[L
 
     Unreadable messages are counted and kept by the materializer (RT-NATS-46).
     """
-    if message.kind == "lease" or execution_id.encode() not in message.data:
+    if execution_id.encode() not in message.data:
+        return []
+    found = _events(message, generation)
+    return [logged for logged in found if logged.execution_id == execution_id]
+
+
+def lifecycle_of(message: LogMessage, generation: int) -> list[Logged]:
+    """What a message of the log says to :data:`EVERYBODY`."""
+    found = _events(message, generation)
+    return [logged for logged in found if logged.event.type in LIFECYCLE]
+
+
+def _events(message: LogMessage, generation: int) -> list[Logged]:
+    if message.kind == "lease":
         return []
     try:
         append = decode_append(message.data)
@@ -71,10 +90,9 @@ def events_of(message: LogMessage, execution_id: str, generation: int) -> list[L
     index = 0
     for record in append.records:
         for event in record.events:
-            if record.execution_id == execution_id:
-                place = event_id(generation, message.sequence, index)
-                cause = event.cause or record.cause
-                found.append(Logged(place, event, cause, message.stored_at))
+            place = event_id(generation, message.sequence, index)
+            cause, eid = event.cause or record.cause, record.execution_id
+            found.append(Logged(place, event, cause, message.stored_at, eid))
             index += 1
     return found
 
@@ -251,6 +269,8 @@ class Hub:
         for message in batch:
             self._position = message.sequence
             self._window.add(message)
+            if everybody := self._listeners.get(EVERYBODY):
+                self._tell(everybody, message, EVERYBODY)
             try:
                 head = _heads.decode(message.data)
             except (ValidationError, DecodeError):
@@ -263,7 +283,10 @@ class Hub:
     def _tell(
         self, listeners: list[Listener], message: LogMessage, execution_id: str
     ) -> None:
-        events = events_of(message, execution_id, self.generation)
+        if execution_id == EVERYBODY:
+            events = lifecycle_of(message, self.generation)
+        else:
+            events = events_of(message, execution_id, self.generation)
         for listener in tuple(listeners):
             if not listener.put(events):
                 self._observer.count("noetl_streams_dropped_total", reason="slow")
