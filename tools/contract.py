@@ -339,5 +339,10 @@ class Tool(ABC):
         """``variables`` and ``workload``, where the call reads them (TL-PY-04)."""
         return frozenset()
 
+    async def warm(  # noqa: B027 - most kinds have nothing to prepare
+        self, name: str, ports: ToolPorts
+    ) -> None:
+        """Get ready for calls of what ``name`` says; a failure is a warning only."""
+
     async def close(self) -> None:  # noqa: B027 - most kinds keep nothing
         """Give back what is kept between calls."""

@@ -6,7 +6,7 @@ the entry-point group ``noetl.tools`` add kinds and never replace one (TL-INT-03
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -93,6 +93,11 @@ class Registry:
         if tool is None:
             tool = self._tools[kind] = self._build(kind)
         return tool
+
+    async def warm(self, plugins: Sequence[str]) -> None:
+        """Compile WebAssembly plug-ins before they are called (TL-WA-08)."""
+        for name in plugins:
+            await self.get("wasm").warm(name, self.ports)
 
     def blank(self, kind: str, failure: ToolFailure) -> dict[str, JSON]:
         """Helpers of a failed call that has none; empty for a kind never built."""

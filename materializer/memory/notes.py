@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from materializer.memory.database import MemoryDatabase
-from state_builder.stores import SuiteRow, VariableRow
+from state_builder.notes import SuiteRow, VariableRow
 
 
 class MemoryNotes:
-    """See :class:`state_builder.stores.Notes`."""
+    """See :class:`state_builder.notes.Notes`."""
 
     def __init__(self, database: MemoryDatabase) -> None:
         self._database = database

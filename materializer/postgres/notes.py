@@ -8,11 +8,11 @@ from msgspec import Raw
 
 from materializer.postgres.database import Database
 from materializer.postgres.reader import number
-from state_builder.stores import SuiteRow, VariableRow
+from state_builder.notes import SuiteRow, VariableRow
 
 
 class PostgresNotes:
-    """See :class:`state_builder.stores.Notes`."""
+    """See :class:`state_builder.notes.Notes`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

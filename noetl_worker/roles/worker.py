@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from socket import gethostname
+from typing import Final
 
 import anyio
 
@@ -24,6 +25,9 @@ from tools.contract import ToolLimits, ToolPorts
 from tools.doors.groups import guard
 from tools.pipeline import Runner
 from tools.registry import Registry
+
+WARM_S: Final = 60.0
+"""Plug-ins may take so long to compile before commands are pulled anyhow."""
 
 
 def tool_limits(settings: Settings) -> ToolLimits:
@@ -121,6 +125,8 @@ async def run(process: Process) -> None:
         )
         children.on_wait = executor.step_aside
         registry.ports = replace(ports, parking=executor)
+        with anyio.move_on_after(WARM_S):
+            await registry.warm(settings.tools.plugins_warm)
         process.readiness.watch(
             "pull", lambda: "" if executor.pulling else "not pulling"
         )

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from noetl_worker.settings import Server
 from state_builder.credentials import Vault
+from state_builder.notes import Notes
 from state_builder.ports import Blobs, Clock, CommandQueue, EventLog, Observer, Signals
 from state_builder.records import JSON
-from state_builder.stores import Notes, RowReader, Tables
+from state_builder.stores import RowReader, Tables
 from state_builder.values import ResultRows, ValueStore
 
 

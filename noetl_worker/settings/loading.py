@@ -77,7 +77,7 @@ _RETIRED: Final[dict[str, str]] = {
             "there is no subscriber; a step of kind 'subscription' takes messages",
         ),
         ("NOETL_INDEX_MAX_BYTES", "the states of all open executions are kept"),
-        ("NOETL_AGENT_ALLOWED_MODULES", "an agent runs as a child playbook"),
+        ("NOETL_AGENT_ALLOWED_MODULES", "call an agent's framework from a python step"),
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "no spans are exported; the trace id of an execution is in its events",

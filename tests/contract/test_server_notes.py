@@ -15,8 +15,8 @@ from materializer.memory.notes import MemoryNotes
 from materializer.postgres import Database, DatabaseSettings, PostgresTables
 from materializer.postgres.notes import PostgresNotes
 from noetl_worker.lifecycle import SystemClock
+from state_builder.notes import Notes, SuiteRow, VariableRow
 from state_builder.ports import PoolProgress
-from state_builder.stores import Notes, SuiteRow, VariableRow
 
 pytestmark = pytest.mark.anyio
 EID = "700"

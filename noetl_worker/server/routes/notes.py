@@ -17,8 +17,8 @@ from noetl_worker.server.bodies import Value, known_id
 from noetl_worker.server.edge import Edge, HttpRequest, edge_of
 from noetl_worker.server.shapes import moment
 from state_builder.errors import InvalidError, NotFoundError, UnavailableError
+from state_builder.notes import SuiteRow, VariableRow
 from state_builder.records import JSON, encode_json
-from state_builder.stores import SuiteRow, VariableRow
 
 TYPES: Final = ("user_defined", "step_result", "computed", "iterator_state")
 NAME_MAX: Final = 200

@@ -16,6 +16,7 @@ from state_builder.errors import NotFoundError, UnavailableError
 from tools.contract import CallContext, Plugin, ToolLimits, ToolPorts
 from tools.errors import ToolCallError
 from tools.kinds.wasm import Wasm, kind
+from tools.registry import Registry
 
 pytestmark = pytest.mark.anyio
 
@@ -287,6 +288,17 @@ async def test_a_store_that_is_away_stops_only_what_is_not_known(
     failure = await wasm.failure(path="other")
     assert (failure.kind, failure.retryable) == ("not_found", False)
     assert "no plug-in 'other'" in failure.message
+
+
+async def test_a_plugin_may_be_compiled_before_it_is_called(wasm: Plugged) -> None:
+    """TL-WA-08: ``NOETL_PLUGINS_WARM``; one that is not there stops nothing."""
+    wasm.store.put(module())
+    registry = Registry(wasm.limits, ToolPorts(plugins=wasm.store))
+    await registry.warm(["absent", "p"])
+    asked = wasm.store.asked
+    wasm.tool = registry.get("wasm")
+    await wasm()
+    assert asked == wasm.store.asked == 2
 
 
 async def test_calls_at_once_fetch_a_module_once(wasm: Plugged) -> None:

@@ -88,6 +88,13 @@ class Wasm(Tool):
             "input": config.get("input"),
         }
 
+    async def warm(self, name: str, ports: ToolPorts) -> None:
+        """Compile the newest version of a plug-in (TL-WA-08)."""
+        try:
+            await self._find(self.validate({"plugin": name}), ports)
+        except ToolCallError as error:
+            log.warning("plugin.not_warm", plugin=name, reason=error.failure.message)
+
     async def run(self, config: Fields, call: CallContext) -> ToolResult:
         """The output, as bytes and as JSON where it is some (TL-WA-07)."""
         observer = call.ports.observer
