@@ -35,6 +35,9 @@ from tools.kinds.noop import Noop
 from tools.pipeline import Runner
 from tools.registry import Registry
 
+SERVER_URL = "http://localhost:8082"
+"""What ``server_url`` means in a rehearsal, where there is no server."""
+
 
 class UnansweredError(InvalidError):
     """A tool was called that the script does not know."""
@@ -239,7 +242,7 @@ class Tools:
     def __init__(self, world: World, answers: Answers) -> None:
         self._world = world
         self._stage = _Stage(answers)
-        limits = ToolLimits()
+        limits = ToolLimits(public_url=SERVER_URL)
         self._runner = Runner(
             _Cast(limits, self._stage),
             limits,
