@@ -15,7 +15,7 @@ from msgspec.json import decode as decode_json
 from state_builder.binding import effective_workload
 from state_builder.drive.answers import settle
 from state_builder.drive.bulk import LackingError
-from state_builder.drive.commands import attempts, command_meta
+from state_builder.drive.commands import attempts, command_meta, is_claim
 from state_builder.drive.decision import Draft, raw
 from state_builder.drive.names import call_inputs, iteration_scope
 from state_builder.errors import LimitExceededError, NoetlError, TemplateError
@@ -88,7 +88,8 @@ def _lacking(draft: Draft) -> Iterator[tuple[Step, Pass, Iteration | None, int]]
         if step.call is None or run is None or run.outcome is not None:
             continue
         for iteration, attempt in attempts(draft, step, run):
-            yield step, run, iteration, attempt
+            if not is_claim(iteration):
+                yield step, run, iteration, attempt
 
 
 def _prepare(
@@ -294,17 +295,16 @@ def _park(draft: Draft, start: _Start) -> None:
             pending=True,
         )
     )
-    if start.call.timeout_s > 0:
-        draft.write(
-            Event(
-                type="timer.set",
-                at=draft.turn.at,
-                step=name,
-                timer=f"{TIMEOUT_TIMER}{start.command}",
-                due=draft.turn.now + start.call.timeout_s,
-                status="PENDING",
-            )
+    draft.write(
+        Event(
+            type="timer.set",
+            at=draft.turn.at,
+            step=name,
+            timer=f"{TIMEOUT_TIMER}{start.command}",
+            due=draft.turn.now + start.call.timeout_s,
+            status="PENDING",
         )
+    )
 
 
 def limit_of(draft: Draft, error: NoetlError) -> str:

@@ -52,9 +52,14 @@ def issue_all(draft: Draft) -> None:
     for name in list(draft.state.live):
         run = draft.state.steps[name].active
         step = draft.plan.playbook.steps[name]
-        if run is None or run.outcome is not None or step.call is not None:
+        if run is None or run.outcome is not None:
+            continue
+        if step.call is not None and (step.loop is None or step.loop.cursor is None):
             continue
         lacking = attempts(draft, step, run)
+        if step.call is not None:
+            # Of a call, only what claims its rows is a worker's.
+            lacking = [one for one in lacking if is_claim(one[0])]
         if lacking:
             names = base_names(draft, step, run)
             for iteration, attempt in lacking:
@@ -80,6 +85,11 @@ def attempts(draft: Draft, step: Step, run: Pass) -> list[tuple[Iteration | None
         loop = loop_of(draft, run)
         fresh = [*due(loop, best_effort=tolerates(step), room=room)]
     return found + [(iteration, 1) for iteration in fresh]
+
+
+def is_claim(iteration: Iteration | None) -> bool:
+    """Does it claim the rows of a cursor loop, whatever its step does with them?"""
+    return iteration is not None and iteration.phase == "claim"
 
 
 class _Wanted(NamedTuple):

@@ -65,7 +65,9 @@ def _decide(turn: Turn) -> Draft:
             begin(draft)
         enter_all(draft)
         skip_unreachable(draft)
-        _supply(draft)
+        if not draft.unsettled:
+            # Else the next iteration would not see what this one has set (PB-206).
+            _supply(draft)
     start_asked(draft)
     if not draft.needs:
         end_if_done(draft)
