@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := .noetl
 PORT ?= 8082
+CORE := tests/unit/state_builder tests/replay
 SYNC ?= 2m
 
 .PHONY: help run dev test check format bench clean distclean
@@ -30,8 +31,12 @@ run: $(VENV)/.installed-dev
 dev: $(VENV)/.installed-dev
 	@$(BIN)/noetl dev --data $(DATA) --port $(PORT) --sync $(SYNC)
 
+# The core first, every branch of it: whoever changes it is told before all else.
 test: $(VENV)/.installed-test
-	$(BIN)/pytest $(ARGS)
+ifeq ($(ARGS),)
+	$(BIN)/pytest $(CORE) --cov --cov-report=term-missing:skip-covered --hypothesis-seed=0
+endif
+	$(BIN)/pytest $(or $(ARGS),$(CORE:%=--ignore=%))
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

@@ -57,10 +57,9 @@ def needs_of(step: Step) -> Needs:
                 continue
             if len(path) > 1:
                 members[path[0]].add(path[1])
-            elif path[0] == "workload":
-                whole_workload = True
             else:
-                return Needs(everything=True)
+                # All of ``ctx`` or ``steps`` is no path: such a text has no names.
+                whole_workload = True
     return Needs(
         names=frozenset(roots - ROOTS),
         variables=frozenset(members["ctx"]),

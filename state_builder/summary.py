@@ -213,10 +213,8 @@ class _Miniature:
                 left -= least
         shown: dict[str, bytes] = {}
         for name, least in kept.items():
-            found = self.of(members[name], (*path, name), left + least)
-            if len(found) <= left + least:
-                shown[name] = found
-                left -= len(found) - least
+            shown[name] = self.of(members[name], (*path, name), left + least)
+            left -= len(shown[name]) - least
         parts = [encode_json(name) + b":" + shown[name] for name in sorted(shown)]
         if len(shown) < len(members):
             parts.append(b'"_truncated":true')

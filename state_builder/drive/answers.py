@@ -54,8 +54,7 @@ def settle_answers(draft: Draft) -> None:
     """Judge the answers that came in since (PB-608)."""
     for command_id in list(draft.turn.state.answered):
         command = draft.state.commands.get(command_id)
-        if command is None or command.outcome is None:
-            continue
+        assert command is not None and command.outcome is not None
         answer = command.outcome
         value = view(answer, draft.turn.bulk).value
         run = Run(data=value, form=answer.form, error=answer.error)

@@ -280,7 +280,8 @@ def _step_blocks(root: Block) -> dict[str, Block]:
         elif isinstance(name, str) and name in blocks:
             text = f"Duplicate step name: {name}"
             report.error("PB-707", (*path, "step"), text)
-        elif isinstance(name, str):
+        else:
+            assert isinstance(name, str)
             blocks[name] = Block(report.of_step(name), path, item)
     return blocks
 

@@ -226,9 +226,7 @@ class _Reader:
         values: list[JSON] = []
         parts: dict[str | int, Lines] = {}
         size = 1
-        for event in self._events:
-            if isinstance(event, SequenceEndEvent):
-                break
+        while not isinstance(event := next(self._events), SequenceEndEvent):
             node = self._node(event, depth + 1)
             parts[len(values)] = Lines(_line(event), node.parts)
             values.append(node.value)
@@ -240,9 +238,7 @@ class _Reader:
         parts: dict[str | int, Lines] = {}
         merged: list[_Node] | None = None
         size = 1
-        for event in self._events:
-            if isinstance(event, MappingEndEvent):
-                break
+        while not isinstance(event := next(self._events), MappingEndEvent):
             key = self._node(event, depth + 1)
             at = next(self._events)
             node = self._node(at, depth + 1)

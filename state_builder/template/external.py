@@ -49,10 +49,8 @@ class _Node(Struct, frozen=True):
 _UNKNOWN: Final = _Node("unknown")
 
 
-def _node(shown: JSON | UnsetType) -> _Node:
+def _node(shown: JSON) -> _Node:
     """What a piece of the summary says; marks are keys no shown map has."""
-    if isinstance(shown, UnsetType):
-        return _UNKNOWN
     if isinstance(shown, list):
         return _Node("list", shown[0] if shown else UNSET)
     if not isinstance(shown, dict):
@@ -292,8 +290,6 @@ def _task(result: External, node: _Node) -> object:
     if node.kind == "scalar":
         # Also a scalar has its views.
         return None if node.value is None else StepResult(cast("JSON", node.value))
-    if node.kind == "map" and not _is_http(node) and not node.whole:
-        raise BulkNeededError(result.stored)
     return result.part(node, "http" if _is_http(node) else "plain")
 
 

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias, cast
 from jinja2 import Undefined
 from msgspec import Struct
 
+from state_builder.errors import TemplateError
 from state_builder.records import JSON
 
 ABSENT: Final = object()
@@ -286,7 +287,10 @@ def part(result: StepResult, piece: slice) -> Seen:
     """What ``result[a:b]`` gives; a slice of a loop's results keeps their views."""
     found = sequence(result)
     if found is None:
-        return cast("str", whole(result))[piece]
+        text = whole(result)
+        if not isinstance(text, str):
+            raise TemplateError(f"cannot slice {type_name(text)}")
+        return text[piece]
     form = _element_form(result)
     if form is None:
         return found[piece]

@@ -187,11 +187,6 @@ def _effective_input(scope: Scope) -> JSON:
     return plain(scope.args or scope.inputs)
 
 
-def _job(scope: Scope) -> JSON:
-    eid = scope.execution_id
-    return {"uuid": eid, "id": eid, "execution_id": eid}
-
-
 def _task_results(scope: Scope) -> object:
     if "_results" not in scope.runtime:
         return ABSENT
@@ -201,7 +196,6 @@ def _task_results(scope: Scope) -> object:
 _WEAK_DEFAULTS: Final[dict[str, Callable[[Scope], object]]] = {
     "args": _effective_input,
     "input": _effective_input,
-    "job": _job,
     "loop": _loop_root,
     "results": _task_results,
 }

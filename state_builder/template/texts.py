@@ -98,8 +98,7 @@ class _Expression:
 
     def _run(self, scope: Scope) -> tuple[Evaluation, object]:
         run = Evaluation(scope, self._builds)
-        for _ in self._root(run):
-            pass
+        tuple(self._root(run))
         return run, run.vars[_VALUE]
 
     def raw(self, scope: Scope) -> object:

@@ -95,6 +95,22 @@ def test_a_condition_fetches_only_what_it_needs_and_once(
     assert ("good" in entered) is holds and len(found.fetched) == fetched
 
 
+def test_a_steps_set_reads_the_envelope_of_a_stored_result() -> None:
+    """PB-203, PB-344: without fetching it."""
+    found = world(
+        """
+  - step: start
+    tool: {kind: python, code: x}
+    set: {ended: "{{ output.status }}", n: "{{ output.n }}"}
+""",
+        {},
+    )
+    found.answers["start"] = lambda ask: stored(found, BIG)
+    found.run()
+    assert found.state().ctx == {"ended": "success", "n": 7}
+    assert found.fetched == []
+
+
 def test_a_step_that_is_gone_ends_the_execution_with_the_reason() -> None:
     """TL-RR-45: a condition never silently sees an undefined."""
     found = world(

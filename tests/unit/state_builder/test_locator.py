@@ -114,3 +114,12 @@ def test_any_step_name_gives_a_name_that_can_be_read(step: str) -> None:
         return
     locator = data_locator("contexts", EID, step, b"x")
     assert parse(str(locator)) == locator
+
+
+def test_only_the_result_of_a_step_has_a_place() -> None:
+    """TL-RR-10: and a value of no execution has no day."""
+    other = data_locator("collections", EID, "a.1", b"[]")
+    with pytest.raises(InvalidError, match="names no result of a step"):
+        result_place(other)
+    nobodys = data_locator("collections", "", "a.1", b"[]")
+    assert "/date=none/" in object_key(nobodys, KeyRoot("prod", "eu", "c1"))

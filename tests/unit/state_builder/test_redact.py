@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import timeit
 from base64 import b64encode, urlsafe_b64encode
 from typing import Any
@@ -184,8 +185,15 @@ def test_what_of_a_credential_is_secret(
 
 def test_queries_of_addresses_are_masked() -> None:
     """TL-HT-04."""
-    url = mask_url("https://u:p@h/x?token=marker&page=2&a=Bearer%20abcdefgh")
-    assert url == "https://h/x?token=%5BREDACTED%5D&page=2&a=%5BREDACTED%5D"
+    url = mask_url("https://u:p@h/x?token=marker&page=2&a=Bearer%20abcdefgh&flag&b=")
+    assert url == "https://h/x?token=%5BREDACTED%5D&page=2&a=%5BREDACTED%5D&flag&b="
+
+
+def test_every_secret_of_a_list_is_masked() -> None:
+    """SC-RED-01: and what is none stays, also where a credential holds nothing."""
+    found = mask([{"token": "abc"}, 1, {"token": "def"}])
+    assert found == [{"token": "[REDACTED]"}, 1, {"token": "[REDACTED]"}]
+    assert set(secret_texts("http", {"token": [None, "abcdefgh"]})) >= {"abcdefgh"}
 
 
 JSONS = st.recursive(
@@ -246,5 +254,5 @@ def test_a_small_result_is_looked_through_in_microseconds() -> None:
     mask(value)  # type: ignore[arg-type]
     runs = 2000
     best = min(timeit.repeat(lambda: mask(value), number=runs, repeat=7)) / runs  # type: ignore[arg-type]
-    # Five are promised; a busy machine may take its time.
-    assert best < 25e-6
+    # Five are promised; a busy machine may take its time, and one that is traced more.
+    assert best < (25e-6 if sys.gettrace() is None else 500e-6)

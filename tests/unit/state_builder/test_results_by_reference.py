@@ -130,6 +130,103 @@ def test_a_text_gives_the_same_value_inline_and_by_reference(
     assert encode_json(by_reference) == encode_json(outcome(text, inline))
 
 
+HTTP: Any = {"status_code": 200, "headers": {}, "url": "u", "body": {"a": 1}}
+LONG = "x" * 700
+MANY: Any = {f"key{number:03}": LONG for number in range(300)}
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (MANY, "plain", "{{ s.nothing is defined }}"),
+        (HTTP, "http", "{{ s.a }} {{ s.status }} {{ s.data.a }} {{ s.nothing }}"),
+        ({**HTTP, "body": [1]}, "http", "{{ s.a is defined }}"),
+        ({**HTTP, "body": MANY}, "http", "{{ s.nothing is defined }}"),
+        ({"a": HTTP}, "pipeline", "{{ s.data.a }} {{ s.a.data.a }} {{ s.a.a }}"),
+        ({"a": {"v": 1}, "b": {"v": 2}}, "pipeline", "{{ s.v }}"),
+        ({"a": {"v": 1}, "b": 3, "c": None}, "pipeline", "{{ s.v }}{{ s.b }}{{ s.c }}"),
+        ({"a": {"v": 1}, "b": "t"}, "pipeline", "{{ s.b.data }} {{ s.a.data.v }}"),
+        ({"a": MANY}, "pipeline", "{{ s.a.nothing is defined }}"),
+        ({"a": MANY}, "pipeline", "{{ s.a }}"),
+        ({"a": {"v": 1}}, "pipeline", "{{ s.results.a.v }}{{ s.output.v }}"),
+        ({"a": {"v": 1}, "_context_updates": {"v": 2}}, "pipeline", "{{ s.v }}"),
+        ([1], "pipeline", "{{ s.v is defined }}{{ s.results.v is defined }}"),
+        ({"a": {"_context_updates": 1}}, "pipeline", "{{ s._context_updates }}"),
+        (MANY, "pipeline", "{{ s.key001 }}"),
+        ({"a": {"rows": [{"v": 1}]}}, "pipeline", "{{ s[0].v }}"),
+        ({"results": 5}, "loop", "{{ s.results }}"),
+        ({"results": [HTTP]}, "loop:http", "{{ s[0].a }}{{ s.results[0].a }}"),
+        ({"results": [], "stats": {}}, "loop", "{{ s[0] is defined }}"),
+        ([1, 2], "plain", "{{ s[0] }}{{ s.a is defined }}"),
+        ({"a": 1}, "plain", "{{ s[0] is defined }}"),
+        ("t" * 900, "plain", "{{ s.a is defined }} {{ s.data }}"),
+        ({"_keys": 1, "a": 2}, "plain", "{{ s.a }}{{ s.b is defined }}"),
+    ],
+)
+@pytest.mark.parametrize("failed", [False, True])
+def test_rare_shapes_give_the_same_value_inline_and_by_reference(
+    value: Any, form: str, text: str, failed: bool
+) -> None:
+    """PB-344: as the law above, of what chance seldom finds."""
+    failure = {"kind": "exception", "message": "m"} if failed else None
+    inline = StepResult(value, form, failure, failed)
+    stored = reference(encode_json(value))
+    try:
+        found = outcome(text, external(stored, form, error=failure, failed=failed))
+    except BulkNeededError:
+        bulk = fetched(value, stored, form, error=failure, failed=failed)
+        found = outcome(text, bulk)
+    assert encode_json(found) == encode_json(outcome(text, inline))
+
+
+def test_words_of_the_reference_are_told_without_a_summary() -> None:
+    """PB-343, PB-203: and those of the envelope before them."""
+    stored = Reference(ref="noetl://x")
+    result = external(stored, "plain", failed=True)
+    for text, value in (("{{ s._ref }}", "noetl://x"), ("{{ s._store }}", "object")):
+        assert render(text, Scope(results={"s": result})) == value
+    pipeline = external(stored, "pipeline")
+    assert render("{{ s._ref }}", Scope(results={"s": pipeline})) == "noetl://x"
+    known = external(reference(b'{"a":1}'), "plain").within({"status": "success"})
+    scope = Scope(fixed={"output": known})
+    assert render("{{ output.status }}{{ output.a }}", scope) == "success1"
+    assert render("{{ output.error is defined }}", scope) is False
+
+
+@pytest.mark.parametrize("size", [10, 4096, 9 * 1024 * 1024])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: ["x" * size],
+        lambda size: {"a": ["x" * size], "m": {"b": "x" * size}, "l": [["x" * size]]},
+        lambda size: {"_len": "x" * size, **{"k" * 3000 + str(n): n for n in range(3)}},
+        lambda size: {f"k{n}": [{"a": "x" * size}] for n in range(200)},
+        lambda size: {f"k{n}" * 60: "x" * (size // 500) for n in range(500)},
+    ],
+)
+def test_a_summary_of_any_size_is_small_json(make: Any, size: int) -> None:
+    """TL-RR-20."""
+    shown = bytes(summarize(encode_json(make(size))).extracted)
+    decode(shown)
+    assert len(shown) <= SUMMARY_BYTES_MAX
+
+
+def test_what_cannot_be_selected_is_left_out() -> None:
+    """TL-OS-02."""
+    wanted = selections(
+        ["", {"path": 5}, "a[7]", "a.b", "long", "[0]", "big", "t", "t.x"]  # type: ignore[list-item]
+    )
+    data = {"a": [1], "long": list(range(9000)), "big": "x" * 480, "t": "y" * 480}
+    for number in range(8):
+        wanted += (Selection(("big",), f"copy{number}"),)
+    selected = summarize(encode_json(data), wanted).selected
+    assert set(selected) < {"big", "t", *(f"copy{number}" for number in range(8))}
+    assert "big" in selected
+    top = summarize(b"[5]", selections(["[0]"]))
+    assert top.selected == {"value": 5}
+    assert summarize(b'{"a":\xff}').extracted
+
+
 @LAW
 @given(VALUES)
 def test_a_summary_is_small_and_the_same_for_equal_data(value: Any) -> None:

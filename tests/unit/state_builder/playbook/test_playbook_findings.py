@@ -221,3 +221,14 @@ def test_pb_721_sound_conditions_are_taken_as_they_are(text: str) -> None:
     quoted = text.replace('"', '\\"')
     playbook = load(start(f'{NOOP}\nwhen: "{quoted}"'))
     assert playbook.steps["start"].when == text
+
+
+def test_pb_750_a_field_no_tool_of_the_kind_reads_is_told() -> None:
+    """PB-750, TL-SPC-07: where somebody knows what the kind reads."""
+    text = start("tool: {kind: noop, resutl: 1}")
+    known = {"noop": frozenset({"kind", "result"})}
+    found = parse(text, fields_of=lambda kind: known.get(kind)).warnings
+    assert [item.message for item in found] == [
+        "Step 'start': unknown field 'resutl' of tool kind 'noop' is ignored"
+    ]
+    assert parse(text, fields_of=lambda kind: None).warnings == ()

@@ -336,3 +336,70 @@ def test_pb_042_end_is_an_ordinary_step_when_defined() -> None:
     playbook = load(book("- {step: start, tool: {kind: noop}, next: end}\n" + END))
     assert playbook.steps["end"].bare_noop
     assert playbook.steps["end"].next.arcs == ()
+
+
+@pytest.mark.parametrize(
+    ("tool", "found"),
+    [
+        (
+            "{kind: http, url: u, spec: {timeout: {connect: 1, read: 2}}}",
+            {
+                "kind": "http",
+                "url": "u",
+                "spec": {"timeout": {"connect": 1, "read": 2}},
+            },
+        ),
+        (
+            "{kind: postgres, credential: db, query: q}",
+            {"kind": "postgres", "auth": "db", "query": "q"},
+        ),
+        ("{kind: secrets, name: s}", {"kind": "secrets", "name": "s"}),
+        (
+            "{kind: noop, retry: {max_attempts: 2, backoff: linear, delay: 3}}",
+            {
+                "kind": "noop",
+                "retry": {**RETRY_DEFAULT, "max_attempts": 2, "backoff": "linear"},
+            },
+        ),
+    ],
+)
+def test_pb_063_keys_that_have_two_places(tool: str, found: dict[str, JSON]) -> None:
+    """PB-063, PB-062, PB-156, TL-SPC-06."""
+    config = decoded(step(f"tool: {tool}").tool)
+    assert isinstance(config, dict)
+    retry = config.get("retry")
+    if isinstance(retry, dict):
+        assert retry["backoff"] == "linear" and retry["delay_s"] == 3
+    else:
+        assert config == found
+
+
+@pytest.mark.parametrize(
+    ("backoff", "word", "delay"),
+    [("7", "fixed", 7.0), ("'{{ w }}'", "{{ w }}", 1.0), ("", "fixed", 1.0)],
+)
+def test_pb_151_the_wait_of_a_rule(backoff: str, word: str, delay: float) -> None:
+    """PB-151, PB-117."""
+    rule = f"{{else: {{do: retry, attempts: '{{{{ n }}}}', backoff: {backoff}}}}}"
+    config = decoded(step(f"tool: {{kind: noop, policy: {{rules: [{rule}]}}}}").tool)
+    assert isinstance(config, dict)
+    (found,) = config["policy"]  # type: ignore[misc]
+    assert (found["backoff"], found["delay"]) == (word, delay)  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(
+    ("script", "everything"),
+    [
+        ("{source: {code: 'result = 1'}}", False),
+        ("{code: 'result = 1'}", False),
+        ("{code: 'result = context'}", True),
+        ("{source: here}", True),
+        ("{uri: 's3://x'}", True),
+        ("text", True),
+    ],
+)
+def test_pb_346_code_is_looked_into_wherever_it_stands(
+    script: str, everything: bool
+) -> None:
+    """PB-346."""
+    assert step(f"tool: {{kind: python, script: {script}}}").full_context is everything

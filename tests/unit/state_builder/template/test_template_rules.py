@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ruamel.yaml import YAML
 
 from state_builder.errors import TemplateError
 from state_builder.template import Scope, StepResult, condition, render
+from state_builder.template.results import Outside
 
 NULLS: Any = {"a": None, "b": [None, {"c": None}]}
 PEOPLE: Any = [
@@ -113,6 +115,16 @@ def test_a_text_gives_its_value(group: dict[str, Any], text: Any, value: Any) ->
         with pytest.raises(TemplateError) as caught:
             condition(text, scope())
         assert value in str(caught.value)
+
+
+def test_rooms_that_hold_results_say_what_they_lack() -> None:
+    """PB-454: ``ctx`` is a map; a result that is elsewhere needs somebody to answer."""
+    ctx = Scope(ctx={"a": 1}, workload={"a": 0, "b": 2}).lookup("ctx")
+    assert isinstance(ctx, Mapping)
+    assert (len(ctx), dict(ctx)) == (2, {"a": 1, "b": 2})
+    for ask in (lambda: Outside(None).lookup("a"), Outside(None).first):
+        with pytest.raises(NotImplementedError):
+            ask()
 
 
 @pytest.mark.parametrize(("group", "text", "message"), cases("fails"))
