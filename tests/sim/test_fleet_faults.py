@@ -1,13 +1,19 @@
 """The whole fleet under crashes between any two messages, by seed (runtime.md §3.5).
 
-Real daemons, a broker and tables in memory, time that jumps. A failing seed is in the
-test's name: run it alone and the very same thing happens again.
+Real daemons, a broker and tables in memory, time that jumps. A seed is a run: the same
+one writes the same log, byte for byte, in any process. A failure says how to repeat it.
+
+``python tests/sim/test_fleet_faults.py SEED`` prints the digest of a seed's log.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import anyio
 import pytest
@@ -15,7 +21,7 @@ import structlog
 from jumping import run
 from sim_fleet import Process, SimFleet
 
-from state_builder.ids import event_id
+from state_builder.ids import digest_of, event_id
 from state_builder.records import GENESIS, TERMINAL_STATUS, decode_append
 
 SEEDS = 60
@@ -142,15 +148,54 @@ def test_crashes_between_any_two_messages_leave_every_execution_right(
     seed: int,
 ) -> None:
     """A3, A4, A6, A10, A16, RT-EVT-20, RT-DRV-16."""
+    try:
+        run(checked(seed))
+    except BaseException as error:
+        place = f"{Path(__file__).name}::{NAME}[{seed}]"
+        error.add_note(f"repeat it with: pytest 'tests/sim/{place}'")
+        raise
 
-    async def main() -> None:
-        fleet = SimFleet(seed, DOCUMENTS)
-        started = await scenario(fleet)
-        check_ends(fleet, started)
-        check_log(fleet)
-        check_rows(fleet)
 
-    run(main())
+NAME = "test_crashes_between_any_two_messages_leave_every_execution_right"
+
+
+async def checked(seed: int) -> None:
+    """One run, and all that must be true of it."""
+    fleet = SimFleet(seed, DOCUMENTS)
+    started = await scenario(fleet)
+    check_ends(fleet, started)
+    check_log(fleet)
+    check_rows(fleet)
+
+
+async def log_of(seed: int) -> str:
+    """The digest of all a seed's run has put into its log, and when."""
+    fleet = SimFleet(seed, DOCUMENTS)
+    await scenario(fleet)
+    return digest_of(repr(fleet.history).encode())
+
+
+@pytest.mark.parametrize("seed", [3, 41])
+def test_a_seed_is_the_same_run_in_any_process(seed: int) -> None:
+    """Whatever ran before it, and in whatever order a set is walked."""
+    here = run(log_of(seed))
+    assert run(log_of(seed)) == here
+    script = [sys.executable, __file__, str(seed)]
+    env = {
+        **os.environ,
+        "PYTHONHASHSEED": "17",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    told = subprocess.run(script, env=env, capture_output=True, text=True, check=True)
+    assert told.stdout.split()[-1] == here
+
+
+def test_a_failing_seed_says_how_to_repeat_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "EXPECTED", {})
+    with pytest.raises(BaseException) as caught:
+        test_crashes_between_any_two_messages_leave_every_execution_right(5)
+    (note,) = caught.value.__notes__
+    assert note.endswith(f"test_fleet_faults.py::{NAME}[5]'")
 
 
 def check_ends(fleet: SimFleet, started: dict[str, str]) -> None:
@@ -206,3 +251,9 @@ def check_rows(fleet: SimFleet) -> None:
         previous = [row.prev_event_id for row in rows.values()]
         assert previous == [None, *list(rows)[:-1]], "the chain forks or has a gap"
         assert all(row.catalog_id for row in rows.values())
+
+
+if __name__ == "__main__":
+    level = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=level)
+    print(run(log_of(int(sys.argv[1]))))
