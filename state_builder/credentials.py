@@ -65,6 +65,7 @@ class Asker(NamedTuple):
     Attributes:
         sequence: the command's place in the log, 0 where unknown: its owner answers
             for it only when it has read that far.
+        fresh: what is kept was refused: tokens are to be got anew (SC-KC-14).
     """
 
     execution_id: str = ""
@@ -72,6 +73,7 @@ class Asker(NamedTuple):
     worker_id: str = ""
     sequence: int = 0
     parent_execution_id: str = ""
+    fresh: bool = False
 
 
 class Wallet(Protocol):
@@ -112,6 +114,10 @@ class Keychain(Mapping[str, object]):
         self._entries[name] = _Entry(
             name, {} if fields is None else fields, strict=self._strict
         )
+
+    def clear(self) -> None:
+        """Forget what was fetched."""
+        self._entries.clear()
 
     def __getitem__(self, name: str) -> object:
         found = self._entries.get(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from dataclasses import replace as copied
 from datetime import UTC, datetime
 from typing import Final
 
@@ -33,6 +34,7 @@ REFRESHES_MAX: Final = 32
 TTL_FLOOR_S: Final = 5.0
 
 Fetch = Callable[[], Awaitable[Credential]]
+Renew = Callable[[dict[str, JSON]], Awaitable[Credential]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +58,19 @@ class Wanted:
 
     Attributes:
         row: what is known of its row but for the value.
+        renew: gets it by the call its row was stored with (SC-KC-13).
+        fresh: what is kept is not wanted (SC-KC-14).
         ttl_s: how long a value without an end is kept.
         keep_s: most a value with an end is kept.
     """
 
     row: KeychainRow
     fetch: Fetch = field(repr=False)
+    renew: Renew = field(repr=False)
     ttl_s: float
     keep_s: float | None = None
     auto_renew: bool = False
+    fresh: bool = False
 
 
 class _Flight:
@@ -103,6 +109,9 @@ class Entries:
     async def get(self, wanted: Wanted) -> tuple[Credential, str]:
         """The value, and where it came from: ``cache`` or ``source``."""
         row = await self._rows.entry(wanted.row.cache_key)
+        wanted = self._renewed_by(row, wanted)
+        if wanted.fresh:
+            return await self._fetched(wanted, row), "source"
         known = await self._open(row) if row is not None else None
         if row is None or known is None:
             return await self._fetched(wanted, None), "source"
@@ -122,6 +131,28 @@ class Entries:
         elif left <= self._settings.window_s:
             self._refresh(wanted, row)
         return known, "cache"
+
+    def _renewed_by(self, row: KeychainRow | None, wanted: Wanted) -> Wanted:
+        """A row that says itself how it is renewed is renewed so, and says it on."""
+        if row is None or row.renew_config is None:
+            return wanted
+        envelope, bound_to = row.renew_config, binding("keychain", row.cache_key)
+
+        async def fetch() -> Credential:
+            name = wanted.row.keychain_name
+            given = await opened(envelope, bound_to, self._keys, name)
+            return await wanted.renew(given)
+
+        kept = replace(wanted.row, renew_config=envelope)
+        renewed = wanted.auto_renew or row.auto_renew
+        return copied(wanted, row=kept, fetch=fetch, auto_renew=renewed)
+
+    async def known(self, cache_key: str) -> KeychainRow | None:
+        """What is stored under a key and may still give a value."""
+        row = await self._rows.entry(cache_key)
+        if row is None or (self._left(row) <= 0 and row.renew_config is None):
+            return None
+        return row
 
     async def open(self, row: KeychainRow) -> Credential | None:
         """The value in a row; None when it has expired. Raises DamagedError."""

@@ -63,15 +63,18 @@ class Mint:
         self._kept: OrderedDict[str, Minted] = OrderedDict()
         self._minting: dict[str, anyio.Lock] = {}
 
-    async def token(self, credential: Credential) -> Minted:
+    async def token(self, credential: Credential, *, fresh: bool = False) -> Minted:
         """A bearer token for a credential, minted once and kept in memory until a
-        minute before its end. Raises InvalidError where it gives none."""
+        minute before its end; minted anew where it is to be ``fresh``.
+
+        Raises InvalidError where the credential gives none.
+        """
         key = f"{credential.alias}@{credential.version}"
         lock = self._minting.setdefault(key, anyio.Lock())
         try:
             async with lock:
                 kept = self._kept.get(key)
-                if kept is None or not self._is_good(kept):
+                if fresh or kept is None or not self._is_good(kept):
                     kept = await self._token(credential)
                     self._keep(key, kept)
                 return kept
@@ -98,7 +101,7 @@ class Mint:
         if kind in ("google_oauth", "gcs"):
             return await self.google(credential.alias, fields)
         if kind == "oauth2":
-            return await self.grant(credential.alias, _grant_of(fields))
+            return await self.grant(credential.alias, grant_of(fields))
         raise InvalidError(
             f"credential '{credential.alias}' of type {kind} gives no token "
             "(use bearer, oauth2, google_oauth or gcs)"
@@ -200,7 +203,7 @@ def text_in(fields: Fields, *names: str) -> str:
     return ""
 
 
-def _grant_of(fields: Fields) -> Grant:
+def grant_of(fields: Fields) -> Grant:
     """A stored oauth2 credential as a call; client credentials by default."""
     data = fields.get("data")
     if not isinstance(data, dict) or not data:

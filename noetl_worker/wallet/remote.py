@@ -228,6 +228,8 @@ class RemoteWallet:
             "sequence": asker.sequence,
             "want": want,
         }
+        if asker.fresh:
+            query["fresh"] = "true"
         path = f"/api/credentials/{quote(alias, safe='')}/sealed"
         return await self._server.exchange("GET", path, None, query)
 

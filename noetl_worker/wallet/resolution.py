@@ -14,8 +14,8 @@ from typing import Final, cast
 from noetl_worker.wallet.circumstances import Ancestor, Circumstances, Executions
 from noetl_worker.wallet.credentials import Records
 from noetl_worker.wallet.entries import Entries, Wanted
-from noetl_worker.wallet.keychain import Definition, cache_key
-from noetl_worker.wallet.minting import Grant, Mint, Minted, bearer
+from noetl_worker.wallet.keychain import SCOPES, Definition, cache_key
+from noetl_worker.wallet.minting import Grant, Mint, Minted, bearer, grant_of
 from noetl_worker.wallet.providers import Providers, SecretRef, SecretValue
 from noetl_worker.wallet.residency import denied, residency_decision
 from state_builder.credentials import Asker, Credential, Keychain, Place, Want
@@ -89,7 +89,7 @@ class Resolver:
         found = found or await self._record(name)
         if found is None and want == "credential":
             found = await self._entry(name, asker)
-        found = found or self._seed(name)
+        found = found or await self._given(name, asker) or self._seed(name)
         if found is None:
             raise NotFoundError(
                 f"'{name[:128]}' is neither a stored credential nor an entry of the "
@@ -104,7 +104,7 @@ class Resolver:
         token = credential.reveal().get("access_token")
         if isinstance(token, str):
             return found
-        minted = await self._from.mint.token(credential)
+        minted = await self._from.mint.token(credential, fresh=asker.fresh)
         return replace(found, credential=_credential(name, "bearer", minted))
 
     async def _record(self, name: str) -> Found | None:
@@ -138,6 +138,46 @@ class Resolver:
             )
         return None
 
+    async def _given(self, name: str, asker: Asker) -> Found | None:
+        """A value somebody stored for the playbook under a name it does not define,
+        the nearest scope first (SC-AL-02, SC-KC-12)."""
+        if not asker.execution_id:
+            return None
+        about = await self._from.executions.about(asker)
+        for owner in about.lineage:
+            for scope in SCOPES:
+                eid = about.root if scope == "shared" else owner.execution_id
+                key = cache_key(Place(owner.catalog_id, name, eid, scope))
+                row = await self._from.entries.known(key)
+                if row is not None:
+                    return await self._stored(row, asker)
+        return None
+
+    async def _stored(self, row: KeychainRow, asker: Asker) -> Found:
+        name, operation = row.keychain_name, "resolve_keychain"
+        kept = await self._from.entries.open(row)
+        if row.renew_config is None:
+            assert kept is not None
+            return Found(credential=kept, operation=operation, notes="cache")
+
+        async def gone() -> Credential:
+            raise NotFoundError(f"keychain '{name}' was deleted meanwhile")
+
+        wanted = Wanted(
+            row=row,
+            fetch=gone,
+            renew=lambda given: self._renewed(name, given),
+            ttl_s=0.0,
+            fresh=asker.fresh,
+        )
+        credential, where = await self._from.entries.get(wanted)
+        return Found(credential=credential, operation=operation, notes=where)
+
+    async def _renewed(self, name: str, given: dict[str, JSON]) -> Credential:
+        """A token by the call a value was stored with (SC-KC-13)."""
+        minted = await self._from.mint.grant(name, grant_of(given))
+        return _credential(name, "bearer", minted)
+
     async def _resolve(self, entry: Definition, run: _Run) -> Found:
         """The value, cached or fetched, where it may be seen at all (SC-FL-01)."""
         sources = self._from
@@ -154,7 +194,9 @@ class Resolver:
             fetch=lambda: self._fetch(entry, run),
             ttl_s=entry.ttl_s,
             keep_s=PROVIDER_KEEP_S if entry.kind == "secrets" else None,
+            renew=lambda given: self._renewed(entry.name, given),
             auto_renew=entry.auto_renew,
+            fresh=run.asker.fresh,
         )
         credential, where = await sources.entries.get(wanted)
         notes = where if decision != "violation_allowed" else f"{where}; advisory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from traceback import format_exc
 from typing import cast
 
@@ -18,6 +19,8 @@ from state_builder.template import StepResult, render
 from tools.auth import authorize, secret_values
 from tools.contract import CallContext, Held, Tool, ToolLimits, ToolResult
 from tools.errors import ToolCallError, configuration
+from tools.fields import boolean_of
+from tools.pipeline.holder import WalletAwayError
 from tools.pipeline.job import Job
 from tools.pipeline.names import iteration_input, variables_of
 from tools.pipeline.plan import Plan
@@ -42,14 +45,19 @@ class Caller(Struct, frozen=True, kw_only=True):
     held: dict[str, list[Held]] = field(default_factory=dict)
 
     async def call(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Run:
-        """Run a tool once and apply its ``set``; never raises but on cancellation."""
+        """Run a tool once and apply its ``set``.
+
+        Raises WalletAwayError, and otherwise nothing but cancellation.
+        """
         started = self.clock.monotonic()
         try:
-            ran = await self._run(plan, job, base, attempt)
+            ran = await self._signed_in(plan, job, base, attempt)
             if plan.set:
                 await job.settle(lambda: _set(plan, ran, job, attempt))
         except (ToolCallError, TemplateError, LimitExceededError) as error:
             ran = failed(error, job.where(plan))
+        except WalletAwayError:
+            raise
         except Exception as error:  # noqa: BLE001 - told below
             # A tool's own fault fails its step, not the worker.
             trace = mask_error(format_exc(), job.holder.masks)
@@ -73,6 +81,17 @@ class Caller(Struct, frozen=True, kw_only=True):
                 "noetl_worker_dispatch_errors_total", tool_kind=plan.kind
             )
         return ran
+
+    async def _signed_in(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Run:
+        """A run; where a token was refused, once more with a new one (SC-KC-14)."""
+        try:
+            return await self._run(plan, job, base, attempt)
+        except ToolCallError as error:
+            refused = error.failure.status_code == HTTPStatus.UNAUTHORIZED
+            wanted = refused and boolean_of(plan.fields, "auth_retry", False)
+            if not wanted or not job.holder.renew():
+                raise
+        return await self._run(plan, job, base, attempt)
 
     async def _run(self, plan: Plan, job: Job, base: Fields, attempt: int) -> Run:
         tool = self.registry.get(plan.kind)

@@ -12,7 +12,13 @@ from typing import Final, TypeVar
 import structlog
 
 from state_builder.credentials import Asker, Credential, Keychain, Wallet, Want
-from state_builder.errors import NoetlError, NotFoundError, TemplateError
+from state_builder.errors import (
+    NoetlError,
+    NotFoundError,
+    TemplateError,
+    UnavailableError,
+    UpstreamError,
+)
 from state_builder.ports import Command
 from state_builder.records import JSON
 from state_builder.redact import forms_of, known, secret_texts
@@ -26,10 +32,16 @@ LOOKUPS_MAX: Final = 64
 T = TypeVar("T")
 
 
+class WalletAwayError(UnavailableError):
+    """The platform did not answer for as long as a command may wait; whoever gets the
+    command next may find it back (RT-WRK-11)."""
+
+
 class Holder:
     """What a command was given.
 
     Attributes:
+        began: something of the command has run, so that to begin again may do it twice.
         keychain: entries as texts read them.
         masks: texts that must not leave the worker, the longest first.
     """
@@ -49,14 +61,19 @@ class Holder:
         self._hidden: set[str] = set()
         self.keychain = Keychain(strict=strict)
         self.masks: tuple[str, ...] = ()
+        self.began = False
 
     async def lookup(self, alias: str, want: Want) -> Credential:
-        """The credential behind a name. Raises ToolCallError."""
+        """The credential behind a name. Raises ToolCallError and WalletAwayError."""
         found = self._found.get((alias, want))
         if found is None:
             try:
                 found = await self._wallet.credential(alias, self._asker, want)
             except NoetlError as error:
+                third_party = isinstance(error, UpstreamError)
+                away = isinstance(error, UnavailableError) and not third_party
+                if away and not self.began:
+                    raise WalletAwayError(str(error)) from error
                 raise unavailable(error) from error
             self._found[alias, want] = found
             self.hide(secret_texts(found.type, found.reveal()))
@@ -81,6 +98,17 @@ class Holder:
         """A remote side took none of it: whoever asks next gets them anew."""
         for alias, _ in self._found:
             self._wallet.forget(alias)
+
+    def renew(self) -> bool:
+        """Whoever asks next gets it anew from its source (SC-KC-14); False when the
+        command was given nothing that could be renewed."""
+        given = bool(self._found)
+        self.refused()
+        self._found.clear()
+        self._tokens.clear()
+        self.keychain.clear()
+        self._asker = self._asker._replace(fresh=given)
+        return given
 
     async def settle(self, work: Callable[[], T]) -> T:
         """What ``work`` gives once every secret its texts read is there.

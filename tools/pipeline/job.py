@@ -117,6 +117,7 @@ class Job:
     def note(self, label: str, attempt: int, ran: Run) -> None:
         """Count a run, and remember how long it took."""
         self.runs += 1
+        self.holder.began = True
         self.duration_ms += ran.duration_ms
         if label and len(self.timings) < TIMINGS_MAX:
             self.timings.append(

@@ -69,7 +69,11 @@ class Runner:
         self._functions: dict[str, Callable[..., JSON]] = {"now": self._now}
 
     async def run(self, command: Command) -> ToolOutcome:
-        """The command's outcome, scrubbed; raises nothing but cancellation."""
+        """The command's outcome, scrubbed.
+
+        Raises UnavailableError where the command could not begin because the platform
+        was away, and otherwise nothing but cancellation.
+        """
         try:
             context = _decode_context(command.context)
             strict = self._limits.keychain_strict

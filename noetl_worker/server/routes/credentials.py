@@ -157,6 +157,7 @@ def _asker(request: HttpRequest) -> Asker:
         parent_execution_id=id_text(
             query.get("parent_execution_id"), "parent_execution_id"
         ),
+        fresh=query.get("fresh") == "true",
     )
 
 

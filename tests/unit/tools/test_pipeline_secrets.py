@@ -15,7 +15,7 @@ from noetl_worker.metrics import PrometheusObserver
 from noetl_worker.results.values import Values
 from noetl_worker.wallet.memory import MemoryWallet
 from state_builder.credentials import Asker, Credential, Want
-from state_builder.errors import UpstreamError
+from state_builder.errors import UnavailableError, UpstreamError
 from state_builder.ports import Command
 from state_builder.records import ToolFailure, ToolOutcome, encode_json
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
@@ -288,3 +288,83 @@ async def test_commands_side_by_side_share_nothing() -> None:
         for number in range(5):
             tasks.start_soon(one, number)
     assert all("marker" not in shown(outcome) for outcome in outcomes)
+
+
+class Aging(MemoryWallet):
+    """Its tokens are refused until somebody asks for a fresh one."""
+
+    async def credential(
+        self, alias: str, asker: Asker, want: Want = "credential"
+    ) -> Credential:
+        self.asked.append(alias)
+        token = "new-" + MARKER if asker.fresh else "old-" + MARKER
+        return Credential(alias, "bearer", {"token": token, "access_token": token})
+
+
+SIGNS_IN = [
+    {"kind": "door", "auth": "api"},
+    {"kind": "door", "text": "{{ token('api') }}"},
+    {"kind": "door", "text": "{{ keychain.api.token }}"},
+]
+
+
+class Door(Echo):
+    """Knows new tokens alone."""
+
+    async def run(self, config: dict[str, Any], call: CallContext) -> ToolResult:
+        self.seen.append(config)
+        if "new-" in str(config):
+            return ToolResult(data=1)
+        failure = ToolFailure(kind="auth", message="no", status_code=401)
+        raise ToolCallError(failure)
+
+
+@pytest.mark.parametrize("tool", SIGNS_IN)
+@pytest.mark.parametrize("retry", [True, False, None])
+async def test_a_refused_token_is_got_anew_once_where_the_tool_says_so(
+    monkeypatch: pytest.MonkeyPatch, tool: dict[str, Any], retry: bool | None
+) -> None:
+    """SC-KC-14: otherwise there is no hidden repeat."""
+    monkeypatch.setattr(Only, "get", lambda self, kind: Door(ToolLimits()))
+    given = Aging({})
+    outcome = await run({**tool, "auth_retry": retry}, given=given)
+    assert outcome.failed is not bool(retry)
+    assert len(Echo.seen) == (2 if retry else 1)
+    assert given.asked == ["api"] * (2 if retry else 1)
+    unsigned = await run({"kind": "door", "text": "x", "auth_retry": True}, given=given)
+    assert unsigned.failed and len(Echo.seen) == 1, "nothing there to be renewed"
+
+
+class PlatformAway(MemoryWallet):
+    """The server does not answer."""
+
+    async def credential(
+        self, alias: str, asker: Asker, want: Want = "credential"
+    ) -> Credential:
+        raise UnavailableError("the server does not answer")
+
+
+NEEDS = {"kind": "echo", "auth": "api"}
+
+
+@pytest.mark.parametrize("tool", [NEEDS, USES[1], USES[3]])
+async def test_a_command_that_cannot_begin_is_given_back(tool: dict[str, Any]) -> None:
+    """RT-WRK-11: the platform being away is no failure of the command."""
+    with pytest.raises(UnavailableError):
+        await run(tool, given=PlatformAway({}))
+    with pytest.raises(UnavailableError):
+        await run(
+            {"kind": "task_sequence", "tasks": [{**tool, "label": "a"}]},
+            given=PlatformAway({}),
+        )
+
+
+async def test_one_that_has_begun_fails_instead_of_running_twice() -> None:
+    """TL-TS-33: and a rule may look at it."""
+    tasks = [{"kind": "echo", "label": "one"}, {**NEEDS, "label": "two"}]
+    outcome = await run(
+        {"kind": "task_sequence", "tasks": tasks}, given=PlatformAway({})
+    )
+    assert outcome.failed and outcome.error is not None
+    assert outcome.error.code == "credential_unavailable"
+    assert outcome.error.retryable

@@ -77,6 +77,7 @@ def canonical(config: Fields) -> Fields:
         "secret_headers": [name.lower() for name in added],
         **body,
         "waits": _waits(config),
+        "auth_retry": boolean_of(config, "auth_retry", False),
         "follow": boolean_of(config, "follow_redirects", True),
         "verify": boolean_of(
             config, first_of(config, ("verify_ssl", "verify"))[0], True

@@ -7,13 +7,18 @@ from typing import Any
 import anyio
 import pytest
 from keychain_cases import ENV, OAUTH, fields
-from wallet_world import EXECUTION, World, wallet_world
+from wallet_world import EXECUTION, World, asker, wallet_world
 from web_server import WebServer, reply
 
 from noetl_worker.wallet.keychain import Definition
 from noetl_worker.wallet.residency import residency_decision
 from state_builder.credentials import NewEntry, Place
-from state_builder.errors import NoetlError, RefusedError, UpstreamError
+from state_builder.errors import (
+    NoetlError,
+    NotFoundError,
+    RefusedError,
+    UpstreamError,
+)
 
 
 def counted(world: World, lives: list[float], error: list[NoetlError]) -> Any:
@@ -271,3 +276,71 @@ async def test_expired_values_and_those_of_ended_runs_are_purged(world: World) -
     world.clock.advance(61)
     await anyio.wait_all_tasks_blocked()
     assert await world.keeper.entries("1") == []
+
+
+async def test_a_value_stored_by_hand_is_an_entry_of_its_playbook(world: World) -> None:
+    """SC-AL-02, SC-KC-12: the nearest scope first; of other playbooks none."""
+    catalog = await world.playbook("  []")
+    for scope, eid in (("global", ""), ("shared", EXECUTION), ("local", EXECUTION)):
+        new = NewEntry(data={"x": f"marker-{scope}"}, expires_at=world.clock.now() + 50)
+        await world.keeper.save_entry(Place(catalog, "given", eid, scope), new)
+    for scope, eid in (("local", EXECUTION), ("shared", EXECUTION), ("global", "")):
+        assert await fields(world, "given") == {"x": f"marker-{scope}"}
+        await world.keeper.drop_entry(Place(catalog, "given", eid, scope))
+    await world.keeper.save_entry(Place("999", "given"), NewEntry(data={"x": 1}))
+    with pytest.raises(NotFoundError):
+        await fields(world, "given")
+
+
+@pytest.mark.parametrize(
+    "section", ["  []", OAUTH.format(url="http://127.0.0.1:9", more="")]
+)
+async def test_a_stored_token_is_renewed_by_the_call_it_came_with(
+    world: World, web: WebServer, section: str
+) -> None:
+    """SC-KC-13: again and again, defined by the playbook or not; the call stays sealed."""
+    tokens = iter(range(1, 9))
+    web.answers["/token"] = lambda seen: reply(
+        {"access_token": f"marker-{next(tokens)}", "expires_in": 3600}
+    )
+    catalog = await world.playbook(section)
+    renew: dict[str, Any] = {
+        "endpoint": f"{web.url}/token",
+        "data": {"client_secret": "marker"},
+    }
+    new = NewEntry(
+        data={"access_token": "marker-0"},
+        expires_at=world.clock.now() + 1000,
+        auto_renew=True,
+        renew_config=renew,
+        credential_type="bearer",
+        cache_type="token",
+    )
+    await world.keeper.save_entry(Place(catalog, "api", EXECUTION, "local"), new)
+    for round_number in range(3):
+        found = await world.reveal("api", "token")
+        assert found.reveal()["access_token"] == f"marker-{round_number}"
+        world.clock.advance(3400 if round_number else 800)
+    assert b"client_secret=marker" in web.seen[-1].body
+    fresh = asker()._replace(fresh=True)
+    anew = await world.keeper.reveal("api", fresh, "token")
+    assert anew.reveal()["access_token"] == "marker-3", "SC-KC-14: though it is good"
+    [row] = await world.rows.entries(catalog)
+    assert row.auto_renew and row.renew_config and "marker" not in repr(row)
+
+
+async def test_a_refused_token_is_minted_anew(world: World, web: WebServer) -> None:
+    """SC-KC-14: of an entry and of a stored credential alike."""
+    tokens = iter(range(1, 9))
+    web.answers["/token"] = lambda seen: reply(
+        {"access_token": f"marker-{next(tokens)}", "expires_in": 3600}
+    )
+    await world.save("stored", "oauth2", token_url=f"{web.url}/token", client_id="c")
+    await world.playbook(OAUTH.format(url=web.url, more=""))
+    fresh = asker()._replace(fresh=True)
+    for name in ("stored", "api"):
+        kept = [(await world.reveal(name, "token")).reveal()["token"] for _ in "ab"]
+        assert kept[0] == kept[1]
+        anew = (await world.keeper.reveal(name, fresh, "token")).reveal()["token"]
+        assert anew != kept[0]
+        assert (await world.reveal(name, "token")).reveal()["token"] == anew
