@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -275,6 +276,8 @@ async def test_a_wrong_password_is_an_auth_error(tmp_path: Any) -> None:
         del config["user"]
         error = await tool_calls.failing(tool, limits, auth=auth, **config)
         assert error.failure.kind == "not_found"
+        # A socket that was left open would be told here.
+        gc.collect()
     finally:
         await tool.close()
         server.stop()

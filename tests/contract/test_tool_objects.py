@@ -25,12 +25,7 @@ from tools.kinds.artifact import Artifact, ResultFetch
 from tools.kinds.python import Python
 from tools.kinds.upload import S3, Gcs
 
-# Importing the S3 server collects garbage: sockets that tests before these left open
-# would be told here, and are not what these tests are about.
-UNRAISABLE = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-pytestmark = [pytest.mark.anyio, UNRAISABLE]
+pytestmark = pytest.mark.anyio
 
 KEYS = {"access_key_id": "key", "secret_access_key": "secret-of-the-step"}
 

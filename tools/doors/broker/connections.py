@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
-import nats
 import structlog
 from nats.aio.client import Client, RawCredentials
 
@@ -157,8 +156,14 @@ async def _connect(address: Fields) -> Client:
             options[name] = str(address[name])
     if address["creds"]:
         options["user_credentials"] = RawCredentials(str(address["creds"]))
+    client = Client()
     try:
         with anyio.fail_after(CONNECT_S * 2):
-            return await nats.connect(**options)
+            await client.connect(**options)
     except CLIENT_ERRORS as error:
         raise failure_of(error, "the NATS server cannot be reached") from error
+    finally:
+        if not client.is_connected:
+            # One that was turned away keeps its socket.
+            _drop(client)
+    return client
