@@ -124,6 +124,12 @@ class Stack:
         """A database for playbooks to work on, over TCP."""
         return self._cluster.dsn(PLAYGROUND_DATABASE)
 
+    def pages(self, role: Role, index: int = 0) -> str:
+        """Where a role answers for its health and its metrics."""
+        env = self._roles[role][index].spec.command.env
+        bind = env.get("WORKER_METRICS_BIND") or f"{LOOPBACK}:{env['NOETL_PORT']}"
+        return f"http://{bind}"
+
     def log(self, role: Role, index: int = 0) -> Path:
         """Where a role's output goes."""
         return self.folder.logs / f"{_name(role, index)}.log"
