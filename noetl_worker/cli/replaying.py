@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -22,7 +22,8 @@ from noetl_worker.rehearsal import (
     plain_words,
     state_view,
 )
-from state_builder.records import JSON, encode_json
+from state_builder.errors import NotFoundError
+from state_builder.records import JSON, Reference, encode_json
 from state_builder.transcript import Transcript, TranscriptError, read_transcript
 
 VALUE_MAX = 200
@@ -110,7 +111,11 @@ def replay(
         An execution id, or a file written by `noetl export`.
     """
     transcript = _transcript(source, server)
-    replayed = Replay(transcript, execution or transcript.head.execution_id)
+    wanted = execution or transcript.head.execution_id
+    # A file alone is replayed without a server; stored values are asked for where
+    # there is one.
+    asked = server or source.isdecimal()
+    replayed = Replay(transcript, wanted, _stored_value(server) if asked else _no_value)
     replayed.run(replayed.event_number(to) if to else 0)
     if json:
         put_json(_as_json(replayed))
@@ -142,6 +147,30 @@ def _fetched(execution_id: str, server: str) -> list[bytes]:
             return [text async for text in client.export(execution_id)]
 
     return anyio.run(main)
+
+
+def _stored_value(server: str) -> Callable[[Reference], bytes | None]:
+    """Gets values from a server; None for one that is gone."""
+
+    def fetched(reference: Reference) -> bytes | None:
+        async def main() -> bytes | None:
+            async with connect(server) as client:
+                query = {"ref": reference.ref, "stored": "true"}
+                try:
+                    found = await client.request(
+                        "GET", "/api/result/resolve", query=query
+                    )
+                except NotFoundError:
+                    return None
+                return encode_json(found)
+
+        return anyio.run(main)
+
+    return fetched
+
+
+def _no_value(reference: Reference) -> None:
+    """Nothing is at hand beside the file."""
 
 
 def _as_json(replayed: Replay) -> JSON:
@@ -181,6 +210,8 @@ def _decision(decided: Checked, numbers: dict[int, int]) -> Iterator[str]:
     after = numbers.get(decided.after)
     cause = f"after event {after}" if after else "for no event this build can name"
     yield f"  decided at {decided.at[11:23]}, {cause}{_DIFFERENCE[decided.verdict]}"
+    if decided.lacks:
+        yield f"    needs the value of {decided.lacks}"
     if not decided.sound:
         yield f"    this build  {_short(decided.expected)}"
         yield f"    recorded    {_short(decided.recorded)}"
@@ -191,6 +222,7 @@ _DIFFERENCE = {
     "cut": " (its owner ended in the middle; the next one said the rest)",
     "differs": ": DIFFERS from what this build decides",
     "outside": " (written by the owner itself)",
+    "unread": " (not decided again: it read a stored value that is not at hand)",
 }
 
 
@@ -212,11 +244,14 @@ def _event(folded: Folded, replayed: Replay) -> Iterator[str]:
 
 
 def _verdict(replayed: Replay, transcript: Transcript) -> str:
-    sound = sum(one.sound for one in replayed.passes)
+    unread = sum(one.verdict == "unread" for one in replayed.passes)
+    sound = sum(one.sound for one in replayed.passes) - unread
+    lacking = f", {unread} need stored values (name a --server that has them)"
     rows = transcript.head.source == "rows"
     return (
         f"{len(replayed.folded)} events; {sound} of {len(replayed.passes)} decisions "
-        f"are what this build decides{', told from PostgreSQL' if rows else ''}"
+        f"are what this build decides{lacking if unread else ''}"
+        f"{', told from PostgreSQL' if rows else ''}"
     )
 
 

@@ -9,26 +9,29 @@ of them must give the recorded bytes, and the pass is explained by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import zip_longest
 from typing import Literal, cast
 
 from msgspec import MsgspecError, Struct
 from msgspec.json import decode as decode_json
+from msgspec.structs import replace
 
 from noetl_worker.rehearsal.lookups import Lookups
 from noetl_worker.rehearsal.passes import messages_of
+from noetl_worker.rehearsal.stored import Stored
 from state_builder.arcs import Plan
 from state_builder.drive import Decision, DriveLimits, Turn, decide
 from state_builder.errors import InvalidError
 from state_builder.index import DECISION_TYPES
 from state_builder.playbook import load
-from state_builder.records import JSON, Event, Record, encode_json
+from state_builder.records import JSON, Event, Record, Reference, encode_json
 from state_builder.state import State, fold
 from state_builder.transcript import LoggedRecord, Transcript
 
-Verdict = Literal["equal", "cut", "differs", "outside"]
+Verdict = Literal["equal", "cut", "differs", "outside", "unread"]
+Fetch = Callable[[Reference], bytes | None]
 
 
 class Checked(Struct, frozen=True, kw_only=True):
@@ -42,7 +45,8 @@ class Checked(Struct, frozen=True, kw_only=True):
         verdict: ``equal`` byte for byte (in meaning, from rows); ``cut``: equal as far
             as it goes, its owner ended before the rest; ``differs``; ``outside``: not
             written by the drive (an owner that could not load the playbook, or not
-            store a pass).
+            store a pass); ``unread``: decided by a stored value that is not at hand.
+        lacks: reference of that value.
         expected, recorded: the first records that differ.
     """
 
@@ -55,10 +59,11 @@ class Checked(Struct, frozen=True, kw_only=True):
     verdict: Verdict
     expected: bytes = b""
     recorded: bytes = b""
+    lacks: str = ""
 
     @property
     def sound(self) -> bool:
-        """The decision is what this build would decide."""
+        """Nothing says that this build would decide otherwise."""
         return self.verdict != "differs"
 
 
@@ -83,9 +88,17 @@ class Replay:
         state: after the events folded so far.
         folded: those events.
         passes: every decision among them.
+
+    Args:
+        fetch: gives the JSON behind a reference, or None where it cannot be had.
     """
 
-    def __init__(self, transcript: Transcript, execution_id: str) -> None:
+    def __init__(
+        self,
+        transcript: Transcript,
+        execution_id: str,
+        fetch: Fetch = lambda reference: None,
+    ) -> None:
         records = transcript.of(execution_id)
         if not records:
             known = ", ".join(transcript.executions())
@@ -102,6 +115,7 @@ class Replay:
         self._plan: Plan | None = None
         self._memo: dict[str, JSON] = {}
         self._exact = transcript.head.source == "log"
+        self._stored = Stored(transcript, fetch)
 
     @property
     def plan(self) -> Plan:
@@ -163,9 +177,11 @@ class Replay:
         first = ahead[0]
         last_try: list[list[bytes]] = []
         equal = after = 0
+        lacks = ""
         for index in range(place, upcoming[0] + 1):
             after = self.state.head.event_id
             last_try = self._decided(first)
+            lacks = lacks or self._stored.lacks
             equal = self._equal(last_try, ahead)
             if equal or index == upcoming[0]:
                 break
@@ -176,7 +192,10 @@ class Replay:
         end = upcoming[taken - 1] + 1
         if not self._fold_until(self._messages[place:end], until):
             return None, end
-        return _checked(ahead[:taken], last_try, equal, after), end
+        checked = _checked(ahead[:taken], last_try, equal, after)
+        if checked.verdict == "differs" and lacks:
+            checked = replace(checked, verdict="unread", lacks=lacks)
+        return checked, end
 
     def _decided(self, first: _Message) -> list[list[bytes]]:
         """What this build would write now, at the time of a recorded pass.
@@ -186,20 +205,27 @@ class Replay:
         if self.state.genesis is None:
             return []
         at = first.own.events[0].at
-        turn = Turn(
-            plan=self.plan,
-            state=self.state,
-            now=datetime.fromisoformat(at).timestamp(),
-            at=at,
-            limits=self._limits,
-            shard=self._transcript.head.shard,
-            shard_count=self._transcript.head.shard_count,
-            children=Lookups(first.own, first.others, self._transcript.playbooks),
-            memo=self._memo,
-        )
-        decision: Decision | None = decide(turn)
-        if decision is None or decision.needs:
-            return []
+        self._stored.lacks = ""
+        while True:
+            turn = Turn(
+                plan=self.plan,
+                state=self.state,
+                now=datetime.fromisoformat(at).timestamp(),
+                at=at,
+                limits=self._limits,
+                shard=self._transcript.head.shard,
+                shard_count=self._transcript.head.shard_count,
+                children=Lookups(first.own, first.others, self._transcript.playbooks),
+                memo=self._memo,
+                bulk=self._stored.bulk,
+            )
+            decision: Decision | None = decide(turn)
+            if decision is None:
+                return []
+            if not decision.needs:
+                break
+            if not all(self._stored.see_to(need) for need in decision.needs):
+                return []
         messages = messages_of(self.state.execution_id, decision)
         return [
             [encode_json(one) for one in message.records if self._kept(one)]

@@ -79,6 +79,8 @@ def pass_view(checked: Checked) -> dict[str, JSON]:
         "verdict": checked.verdict,
         "events": [trace_line(one) or one.type for one in checked.events],
     }
+    if checked.lacks:
+        shown["lacks"] = checked.lacks
     if not checked.sound:
         shown["expected"] = decode_json(checked.expected) if checked.expected else None
         shown["recorded"] = decode_json(checked.recorded) if checked.recorded else None

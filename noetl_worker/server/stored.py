@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
@@ -13,7 +14,7 @@ from state_builder.errors import InvalidError, NotFoundError
 from state_builder.ids import digest_of
 from state_builder.locator import LegacyLocator, Locator, parse
 from state_builder.records import JSON, Reference, decode_reference, encode_json
-from state_builder.values import OpenObject, ResultRow
+from state_builder.values import OpenObject, ResultRow, StoredObject
 
 SCOPES: Final = ("step", "execution", "workflow", "permanent")
 
@@ -91,8 +92,10 @@ class StoredResults:
         )
         return _placed(row, kept.store)
 
-    async def resolve(self, ref: str) -> OpenObject:
+    async def resolve(self, ref: str, *, as_stored: bool = False) -> OpenObject:
         """Begin to read what either form of reference names (RT-RES-2).
+
+        ``as_stored`` is for those who decide again from it.
 
         Raises:
             InvalidError: no reference.
@@ -106,6 +109,9 @@ class StoredResults:
             if row is None or row.name != locator.name:
                 raise NotFoundError(f"no result {ref}")
             ref = row.object_key
+        if as_stored:
+            data = await self._ports.values.fetch(Reference(ref=ref))
+            return OpenObject(StoredObject(ref, len(data), "", {}), _one(data))
         return await self._ports.values.open(ref)
 
     async def of_step(self, execution_id: str, step: str) -> OpenObject:
@@ -156,6 +162,10 @@ class StoredResults:
     async def object(self, key: str) -> OpenObject:
         """Begin to read a blob. Raises NotFoundError."""
         return await self._ports.values.open(str(Locator("objects", (key,))))
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def _canonical(value: JSON) -> JSON:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from fleet_client import Fleet, fleet, playbook
 
@@ -319,3 +321,26 @@ async def test_rows_are_the_same_however_many_there_are(running: Fleet) -> None:
     assert [row[0] for row in kinds] == ["application/vnd.apache.arrow.file"]
     stored: Any = await running.client.request("GET", f"/api/result/{many['id']}/start")
     assert stored["rows"][:3] == same[0] and len(stored["rows"]) == 3000
+
+
+async def test_a_run_with_stored_values_is_decided_again(running: Fleet) -> None:
+    """RT-DRV-4, RT-EVT-17: `noetl replay` gets from the server what was fetched."""
+    row = await run(
+        running,
+        "large/replayed",
+        f"""
+  - step: start
+    tool: {ROWS_5_MB}
+    next: {{arcs: [{{step: each, when: "{{{{ start.rows[44999].id == 44999 }}}}"}}]}}
+  - step: each
+    loop: {{in: "{{{{ start.rows[:300] }}}}", iterator: row, spec: {{mode: parallel}}}}
+    tool: {{kind: noop, result: "{{{{ row }}}}"}}
+""",
+    )
+    assert row["status"] == "COMPLETED", row["error"]
+    command = [sys.executable, "-m", "noetl_worker", "replay", row["id"]]
+    command += ["--server", running.stack.server_url]
+    done = await anyio.run_process(command, check=False)
+    told = done.stdout.decode()
+    assert done.returncode == 0, told + done.stderr.decode()
+    assert "DIFFERS" not in told and "need stored values" not in told

@@ -311,3 +311,26 @@ def test_flight_is_said_to_be_missing(limits: ToolLimits) -> None:
         ResultFetch(limits).validate(
             {"ref": "noetl://x", "flight_endpoint": "grpc://h"}
         )
+
+
+async def test_an_object_is_copied_piece_by_piece(s3: str, limits: ToolLimits) -> None:
+    """TL-AR-04: from a file into parts of an object, and back into a file."""
+    data = bytes(range(256)) * (80 << 10)  # 20 MiB
+    folder = Path(limits.data_dir)
+    (folder / "large.bin").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    there = {"endpoint": s3, **KEYS}
+    for source, uri in (
+        ("file:large.bin", "s3://reports/large.bin"),
+        ("s3://reports/large.bin", "file:again.bin"),
+    ):
+        put = await tool_calls.run(
+            Artifact(limits), limits, action="put", source=source, uri=uri, **there
+        )
+        found: Any = put.data
+        assert (found["bytes"], found["sha256"]) == (len(data), digest)
+    assert (folder / "again.bin").read_bytes() == data
+    gone = await tool_calls.failing(
+        Artifact(limits), limits, action="put", source="s3://reports/none", **there
+    )
+    assert gone.failure.kind in ("missing_reference", "configuration")

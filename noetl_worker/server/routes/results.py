@@ -49,11 +49,16 @@ async def put_result(
 
 
 @get("/api/result/resolve")
-async def resolve(request: HttpRequest, ref: FromQuery[str] = "") -> Stream:
-    """What is stored behind a reference, as the body itself."""
+async def resolve(
+    request: HttpRequest, ref: FromQuery[str] = "", stored: FromQuery[bool] = False
+) -> Stream:
+    """What is stored behind a reference, as the body itself.
+
+    With ``stored`` without what readers see added, like a pipeline's merged keys.
+    """
     if not ref:
         raise InvalidError("give the reference as ?ref=")
-    return _streamed(await edge_of(request).stored.resolve(ref))
+    return _streamed(await edge_of(request).stored.resolve(ref, as_stored=stored))
 
 
 @get("/api/result/{execution_id:str}/list")

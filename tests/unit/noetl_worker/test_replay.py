@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
+from msgspec.json import decode
 from world import EXECUTION, Ask, ToolFailed, World
 
 from noetl_worker.cli.exits import ExitCode
 from noetl_worker.cli.main import run
 from noetl_worker.rehearsal import Replay, transcribe
+from state_builder.drive import DriveLimits
 from state_builder.errors import InvalidError
+from state_builder.records import Reference, ToolOutcome, encode_json
+from state_builder.summary import summarize
 from state_builder.transcript import TranscriptError, read_transcript
 
 CHILD = """\
@@ -168,3 +173,50 @@ def test_a_replay_needs_no_server(
     assert "DIFFERS" in capfd.readouterr().out
     assert run(["replay", str(file), "--to", "none"]) == ExitCode.INVALID
     assert run(["replay", str(tmp_path / "gone")]) == ExitCode.USAGE
+
+
+STORED = """\
+apiVersion: noetl.io/v2
+kind: Playbook
+metadata: {name: stored, path: tests/stored}
+workflow:
+  - step: start
+    tool: {kind: noop}
+    next: {arcs: [{step: each, when: "{{ start.rows[99].id == 99 }}"}]}
+  - step: each
+    loop: {in: "{{ start.rows }}", iterator: row, spec: {mode: parallel}}
+    tool: {kind: noop}
+    next: [{step: last}]
+  - {step: last, tool: {kind: noop}}
+"""
+
+
+def by_reference(found: World, value: Any) -> ToolOutcome:
+    """A step's large result, as its worker stores it."""
+    data = encode_json(value)
+    reference = found.keep("noetl://default/default/results/7/a/1/0/1@v", data)
+    reference.extracted = decode(summarize(data).extracted)
+    stub = Raw(encode_json({"_ref": reference.ref}))
+    return ToolOutcome(data=stub, reference=Raw(encode_json(reference)))
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_stored_values_are_fetched_or_said_to_be_needed(at_hand: bool) -> None:
+    """RT-DRV-4, RT-EVT-17: what cannot be decided again is not said to differ."""
+    rows = [{"id": number, "pad": "x" * 2000} for number in range(100)]
+    done = World(STORED, limits=DriveLimits(inline_bytes_max=10_000))
+    done.answers["start"] = lambda ask: by_reference(done, {"rows": rows})
+    done.answers["each"] = lambda ask: "y" * 200
+    done.run()
+    assert done.terminal is not None and done.fetched
+
+    def fetch(reference: Reference) -> bytes | None:
+        return done.values[reference.ref] if at_hand else None
+
+    replay = Replay(read_transcript(transcribe(done)), EXECUTION, fetch)
+    replay.run()
+    told = {one.verdict for one in replay.passes}
+    assert told == ({"equal"} if at_hand else {"equal", "unread"})
+    assert all(one.sound for one in replay.passes)
+    lacking = {one.lacks for one in replay.passes if one.lacks}
+    assert lacking == (set() if at_hand else set(done.fetched))
