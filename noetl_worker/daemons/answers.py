@@ -90,7 +90,7 @@ class Answers:
             return None
         with anyio.move_on_after(FOLD_WAIT_S):
             while not owned.ready or owned.index.position < sequence:
-                await self._owner.moved.wait()
+                await self._owner.moved()
         if not owned.ready or owned.index.position < sequence or owned.lost:
             return None
         if not await self._confirm(owned):

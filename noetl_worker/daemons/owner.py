@@ -80,7 +80,8 @@ class Owner:
         self._timers: list[tuple[float, int, str, OwnedShard]] = []
         self._armed = 0
         self._timers_changed = anyio.Event()
-        self.moved = anyio.Event()
+        self._moved = anyio.Event()
+        self.watchers = 0
         self.hold_loops = False
 
     async def run(self) -> None:
@@ -116,11 +117,19 @@ class Owner:
                     self.drive(owned, entry)
         self._has_moved()
 
+    async def moved(self) -> None:
+        """Return once something was read, or a shard was lost."""
+        self.watchers += 1
+        try:
+            await self._moved.wait()
+        finally:
+            self.watchers -= 1
+
     def _has_moved(self) -> None:
         """Wake who waits for a shard to be read, or to be lost."""
-        if self.moved.statistics().tasks_waiting:
-            self.moved.set()
-            self.moved = anyio.Event()
+        if self.watchers:
+            self._moved.set()
+            self._moved = anyio.Event()
 
     def _read_lease(self, owned: OwnedShard, message: LogMessage) -> None:
         owned.index.position = message.sequence
@@ -339,8 +348,9 @@ class Owner:
             pool=pool,
         )
         if watch:
+            if not self._sent:
+                self._sent_any.set()
             self._sent.append((owned, entry, stored))
-            self._sent_any.set()
         return stored
 
     async def append_beside(

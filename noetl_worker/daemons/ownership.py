@@ -265,7 +265,7 @@ class Ownership:
         if not owned.renewing:
             await self.renew(owned)
         while not owned.lost and owned.index.position < owned.epoch:
-            await self._owner.moved.wait()
+            await self._owner.moved()
         return not owned.lost
 
     async def leave(self) -> None:

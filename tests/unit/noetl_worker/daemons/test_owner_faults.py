@@ -365,7 +365,7 @@ async def test_who_waits_for_a_shard_is_woken_when_it_is_lost() -> None:
 
         tasks.start_soon(wait)
         with anyio.fail_after(5):
-            while not owned.owner.moved.statistics().tasks_waiting:
+            while not owned.owner.watchers:
                 await anyio.sleep(0)
             owned.owner.lose(shard, "another life")
             while not told:
