@@ -169,6 +169,7 @@ noetl_worker_call_done_skipped_pending_callback_total tool_kind=container -- com
 noetl_worker_container_poll_started_total -- containers this worker began to watch
 noetl_worker_container_poll_terminal_total state=succeeded,failed,failed_image_pull,failed_oom,failed_node_lost,failed_timeout -- ends it saw
 noetl_worker_dispatch_errors_total tool_kind -- tools that failed
+noetl_worker_tool_result_error_total tool_kind -- results that say isError: true
 noetl_worker_materializer_drained_total -- messages read
 noetl_worker_materializer_acked_total -- messages behind a committed position
 noetl_worker_materializer_projected_total -- events stored

@@ -35,6 +35,7 @@ class ToolLimits:
         timeout_s: TL-LIM-01, where neither tool nor step name one.
         http_body_bytes_max, output_bytes_max, rows_max, result_bytes_max: TL-LIM-04.
         stream_bytes_max: most bytes that are moved piece by piece.
+        provider_error_terminates: TL-RES-07.
         sequence_runs_max: TL-TS-25.
         python_rss_mb_max: address space of a child that runs user code; 0 = none.
         shell_rss_mb_max: address space of each process of a shell command; 0 = none.
@@ -76,6 +77,7 @@ class ToolLimits:
     rows_max: int = 100_000
     result_bytes_max: int = 64 << 20
     stream_bytes_max: int = 512 << 20
+    provider_error_terminates: bool = False
     sequence_runs_max: int = 1_000_000
     python_rss_mb_max: int = 0
     shell_rss_mb_max: int = 0

@@ -40,6 +40,7 @@ def tool_limits(settings: Settings) -> ToolLimits:
         rows_max=tools.rows_max,
         result_bytes_max=tools.result_bytes_max,
         stream_bytes_max=settings.worker.stream_bytes_max,
+        provider_error_terminates=tools.provider_error_terminates,
         sequence_runs_max=tools.sequence_runs_max,
         python_rss_mb_max=tools.python_rss_mb_max,
         python_runs_max=tools.python_runs_max,

@@ -44,6 +44,11 @@ class Tools:
     result_bytes_max: int = env(
         "NOETL_RESULT_MAX_BYTES", 64 * MIB, "largest result of a tool", "bytes", SOME
     )
+    provider_error_terminates: bool = env(
+        "NOETL_PROVIDER_ERROR_TERMINATES",
+        False,
+        "a result that says isError: true fails its step",
+    )
     sequence_runs_max: int = env(
         "NOETL_TASK_SEQUENCE_MAX_ITERATIONS",
         1_000_000,

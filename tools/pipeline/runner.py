@@ -42,6 +42,16 @@ ERROR_TEXT_MAX = 4096
 _KEPT_OF_SEQUENCE = ("stdout", "stderr", "exit_code")
 """Helpers of a sequence: those of its last run (TL-TS-31)."""
 
+_DEPTH_MAX = 12
+"""How deep a provider's error is looked for (TL-RES-07)."""
+
+_PROVIDER_ERROR = ToolFailure(
+    kind="server_error",
+    code="isError",
+    message="the result says isError: true, which fails a step here "
+    "(NOETL_PROVIDER_ERROR_TERMINATES)",
+)
+
 _decode_context = Decoder(CommandContext).decode
 
 
@@ -65,6 +75,7 @@ class Runner:
             registry=registry, limits=limits, clock=clock, observer=observer
         )
         self._clock = clock
+        self._observer = observer
         self._plans = Plans()
         self._functions: dict[str, Callable[..., JSON]] = {"now": self._now}
 
@@ -121,10 +132,14 @@ class Runner:
         secrets = job.holder.masks
         data, form, helpers = _parts(plan, walk, job)
         error = walk.failure or walk.absorbed
+        failed = walk.failure is not None
+        encoded = self._encoded(mask(data, secrets))
+        if not failed and self._says_error(job, encoded, data):
+            error, failed = _PROVIDER_ERROR, True
         return ToolOutcome(
             form=form,
-            failed=walk.failure is not None,
-            data=self._encoded(mask(data, secrets)),
+            failed=failed,
+            data=Raw(encoded),
             error=None if error is None else _scrubbed(error, secrets),
             updates=_object(mask(job.updates, secrets)),
             helpers=_object(mask(helpers, secrets)),
@@ -132,15 +147,24 @@ class Runner:
             duration_ms=round(job.duration_ms, 3),
         )
 
-    def _encoded(self, data: JSON) -> Raw:
+    def _says_error(self, job: Job, encoded: bytes, data: JSON) -> bool:
+        """Counted always; whether it fails the step is a setting (TL-RES-07)."""
+        if b'"isError":true' not in encoded or not _has_error(data, _DEPTH_MAX):
+            return False
+        kind = job.command.kind
+        self._observer.count("noetl_worker_tool_result_error_total", tool_kind=kind)
+        return self._limits.provider_error_terminates
+
+    def _encoded(self, data: JSON) -> bytes:
         raw = encode_json(data)
         limit = self._limits.result_bytes_max
         if len(raw) > limit:
             raise LimitExceededError(
                 "result_bytes_max",
-                f"{len(raw):,} bytes of JSON, at most {limit:,} are allowed",
+                f"{len(raw):,} bytes of JSON, at most {limit:,} are allowed: give "
+                "less, or write a file and store it with artifact put and source",
             )
-        return Raw(raw)
+        return raw
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock.now(), UTC).isoformat()
@@ -152,6 +176,16 @@ async def _quietly(action: Awaitable[None]) -> None:
         await action
     except ToolCallError as error:
         log.warning("source.not_answered", reason=str(error)[:200])
+
+
+def _has_error(value: JSON, depth: int) -> bool:
+    if depth < 0:
+        return False
+    if isinstance(value, dict):
+        if value.get("isError") is True:
+            return True
+        return any(_has_error(one, depth - 1) for one in value.values())
+    return isinstance(value, list) and any(_has_error(one, depth - 1) for one in value)
 
 
 def _own(plan: Plan) -> dict[str, JSON]:

@@ -83,6 +83,32 @@ async def test_a_noop_gives_what_it_is_told(bench: Bench) -> None:
     assert await bench.data(own, n=[1]) == {"n": [1]}
 
 
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ({"a": [{"isError": True}]}, True),
+        ({"isError": True}, True),
+        ({"isError": "true"}, False),
+        ({"text": '"isError":true'}, False),
+        ({"deep": json.loads('{"d":' * 12 + '{"isError":true}' + "}" * 12)}, False),
+    ],
+)
+@pytest.mark.parametrize("terminates", [True, False])
+async def test_a_result_that_says_error_is_counted_and_may_fail_its_step(
+    tmp_path: Path, result: Any, says: bool, terminates: bool
+) -> None:
+    """TL-RES-07: by the value, not by its text; at depth 12 at most."""
+    bench = Bench(tmp_path, provider_error_terminates=terminates)
+    outcome = await bench({"kind": "noop", "result": result})
+    assert outcome.failed is (says and terminates)
+    if outcome.failed:
+        assert outcome.error is not None
+        assert (outcome.error.kind, outcome.error.retryable) == ("server_error", False)
+    assert json.loads(bytes(outcome.data)) == result, "the data stays (TL-RES-04)"
+    counted = b'noetl_worker_tool_result_error_total{tool_kind="noop"} 1.0'
+    assert (counted in bench.observer.page()) is says
+
+
 async def test_values_are_never_rendered_again(bench: Bench) -> None:
     """TL-SEC-02: an expression in data is text."""
     tool = {
