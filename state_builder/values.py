@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
@@ -170,7 +170,10 @@ class ResultRows(Protocol):
         """Forget them; what was dropped."""
 
     async def expired(self, limit: int) -> list[ResultRow]:
-        """Forget some that have expired; what was dropped."""
+        """Some that have expired; they stay until they are forgotten."""
+
+    async def forget(self, result_ids: Sequence[str]) -> None:
+        """Drop these rows, once their bytes are gone."""
 
     async def references(self, execution_id: str) -> list[NamedReference]:
         """What the execution's own steps have stored, in log order."""

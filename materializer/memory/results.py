@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from msgspec import Raw
@@ -71,10 +72,13 @@ class MemoryResultRows:
     async def expired(self, limit: int) -> list[ResultRow]:
         """See the port."""
         self._database.check()
-        found = [row for row in self._rows.values() if self._over(row)][:limit]
-        for row in found:
-            del self._rows[row.result_id]
-        return found
+        return [row for row in self._rows.values() if self._over(row)][:limit]
+
+    async def forget(self, result_ids: Sequence[str]) -> None:
+        """See the port."""
+        self._database.check()
+        for result_id in result_ids:
+            self._rows.pop(result_id, None)
 
     async def references(self, execution_id: str) -> list[NamedReference]:
         """See the port."""

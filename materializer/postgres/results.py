@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Raw
@@ -89,6 +90,12 @@ class PostgresResults:
         async with self._database.session() as connection:
             found = await connection.fetch(self._sql["results_expired"], limit)
         return [_row(one) for one in found]
+
+    async def forget(self, result_ids: Sequence[str]) -> None:
+        """See the port."""
+        ids = [number(one) for one in result_ids]
+        async with self._database.session() as connection:
+            await connection.execute(self._sql["results_forget"], ids)
 
     async def references(self, execution_id: str) -> list[NamedReference]:
         """See the port."""

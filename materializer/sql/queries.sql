@@ -544,9 +544,11 @@ WHERE execution_id = $1 AND ($2::TEXT IS NULL OR scope = $2)
 RETURNING *;
 
 -- name: results_expired
-DELETE FROM noetl.result_store WHERE result_id IN (
-    SELECT result_id FROM noetl.result_store WHERE expires_at <= now() LIMIT $1
-) RETURNING *;
+SELECT * FROM noetl.result_store WHERE expires_at <= now()
+ORDER BY expires_at, result_id LIMIT $1;
+
+-- name: results_forget
+DELETE FROM noetl.result_store WHERE result_id = ANY ($1::BIGINT[]);
 
 -- name: references_of
 SELECT node_name, (result->'reference')::TEXT AS reference FROM noetl.event

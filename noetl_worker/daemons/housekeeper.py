@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import anyio
 import structlog
 
-from state_builder.errors import UnavailableError
 from state_builder.ports import Clock, Observer
 from state_builder.stores import RowReader, Waiting
 
@@ -24,41 +20,19 @@ REASONS = ("unclaimed", "running", "parked", "other")
 
 @dataclass(frozen=True, kw_only=True)
 class HousekeeperPorts:
-    """What the housekeeper may touch.
-
-    Attributes:
-        alone: held while it looks, by one process of all.
-    """
+    """What the housekeeper may touch."""
 
     rows: RowReader
-    alone: Callable[[], AbstractAsyncContextManager[object]]
     clock: Clock
     observer: Observer
 
 
 class Housekeeper:
-    """Looks at what is open until it is told to stop."""
+    """Looks at what is open."""
 
-    def __init__(self, ports: HousekeeperPorts, look_s: float = 30.0) -> None:
+    def __init__(self, ports: HousekeeperPorts) -> None:
         self._ports = ports
-        self._look_s = look_s
         self._told: dict[str, int] = {}
-
-    async def run(self, stop: anyio.Event) -> None:
-        """Look every now and then until ``stop``."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._look_for_ever)
-            await stop.wait()
-            tasks.cancel_scope.cancel()
-
-    async def _look_for_ever(self) -> None:
-        while True:
-            try:
-                async with self._ports.alone():
-                    await self.look()
-            except UnavailableError as error:
-                log.warning("housekeeper.waits", reason=str(error))
-            await self._ports.clock.sleep(self._look_s)
 
     async def look(self) -> None:
         """Show what is open for long. Raises UnavailableError."""

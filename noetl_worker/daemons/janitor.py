@@ -9,14 +9,11 @@ whatever the log's size, and the fullest of them is named where people look.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-import anyio
 import structlog
 
 from noetl_worker.daemons.snapshots import Snapshots
-from state_builder.errors import UnavailableError
 from state_builder.ids import Shard
 from state_builder.ports import Blobs, Clock, EventLog, LogInfo, Observer
 from state_builder.rows import Position
@@ -35,12 +32,10 @@ class JanitorSettings:
     """How the log is kept short.
 
     Attributes:
-        look_s: time between two looks.
         retention_s: least time a message stays while there is room.
         trim_messages_min: less is not worth a purge.
     """
 
-    look_s: float = 30.0
     retention_s: float = 86_400.0
     trim_messages_min: int = 100
 
@@ -50,41 +45,23 @@ class JanitorPorts:
     """What the janitor may touch.
 
     Attributes:
-        alone: held while the log is trimmed, by one process of all.
         positions: of every shard group, what no crash of the database takes back.
     """
 
     log: EventLog
     snapshots: Blobs
-    alone: Callable[[], AbstractAsyncContextManager[object]]
     positions: Callable[[], Awaitable[Mapping[str, Position]]]
     clock: Clock
     observer: Observer
 
 
 class Janitor:
-    """Trims the log until it is told to stop."""
+    """Trims the log, a look at a time."""
 
     def __init__(self, ports: JanitorPorts, settings: JanitorSettings) -> None:
         self._ports = ports
         self._settings = settings
         self._snapshots = Snapshots(ports.snapshots, ports.observer)
-
-    async def run(self, stop: anyio.Event) -> None:
-        """Look every now and then until ``stop``."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._look_for_ever)
-            await stop.wait()
-            tasks.cancel_scope.cancel()
-
-    async def _look_for_ever(self) -> None:
-        while True:
-            try:
-                async with self._ports.alone():
-                    await self.trim()
-            except UnavailableError as error:
-                log.warning("janitor.waits", reason=str(error))
-            await self._ports.clock.sleep(self._settings.look_s)
 
     async def trim(self) -> int:
         """Drop what nobody needs; how many messages went.

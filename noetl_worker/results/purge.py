@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import anyio
 import structlog
 from msgspec import MsgspecError, Struct
 
@@ -34,12 +33,10 @@ class PurgeSettings(Struct, frozen=True, kw_only=True):
     """When values go.
 
     Attributes:
-        every_s: between two looks.
         keep_s: after the end of the execution, scopes ``step`` and ``execution``.
         workflow_keep_s: the same of scope ``workflow``; ``permanent`` stays.
     """
 
-    every_s: float = 3600.0
     keep_s: float = 86_400.0
     workflow_keep_s: float = 7 * 86_400.0
 
@@ -67,34 +64,21 @@ class Purger:
         self._clock, self._observer = ports
         self._settings = settings or PurgeSettings()
 
-    async def run(self, stop: anyio.Event) -> None:
-        """Purge until ``stop``; what is away is tried at the next look."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._repeat)
-            await stop.wait()
-            tasks.cancel_scope.cancel()
-
-    async def _repeat(self) -> None:
-        while True:
-            await self._clock.sleep(self._settings.every_s)
-            try:
-                removed = await self.purge()
-            except NoetlError as error:
-                log.warning("results.purge_failed", reason=str(error))
-                continue
-            if removed:
-                log.info("results.purged", objects=removed)
-
     async def purge(self) -> int:
         """One look; how many objects went."""
         removed = 0
-        for row in await self._rows.expired(ROWS_AT_ONCE):
+        # Bytes first: a row whose bytes are gone is found again, the reverse never.
+        expired = await self._rows.expired(ROWS_AT_ONCE)
+        for row in expired:
             await self._values.drop(row.object_key)
             removed += 1
+        await self._rows.forget([row.result_id for row in expired])
         self._count("expired", removed)
         began_before = await self._rows_until() - self._settings.keep_s
         for store in self._stores:
             removed += await self._purge(store, began_before)
+        if removed:
+            log.info("results.purged", objects=removed)
         return removed
 
     async def _purge(self, store: ResultStore, began_before: float) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from materializer.daemon import (
     Materializer,
     MaterializerPorts,
@@ -19,6 +21,7 @@ from noetl_worker.daemons.janitor import (
     JanitorSettings,
     rows_until,
 )
+from noetl_worker.daemons.rounds import Rounds
 from noetl_worker.results.purge import Purger, PurgeSettings
 from noetl_worker.roles.database import (
     LogKeeper,
@@ -30,7 +33,7 @@ from noetl_worker.roles.values import open_values, stores_of
 from state_builder.ids import Shard
 
 HOUSEKEEPING = "housekeeping"
-"""The lock of janitor and housekeeper: one process of all (runtime.md §6.7)."""
+"""The lock of all chores: one process of all (runtime.md §6.7)."""
 
 
 def _purger(
@@ -50,7 +53,6 @@ def _purger(
         until,
         (process.clock, process.observer),
         PurgeSettings(
-            every_s=own.result_purge_s,
             keep_s=own.result_keep_s,
             workflow_keep_s=own.result_workflow_keep_s,
         ),
@@ -95,10 +97,28 @@ async def run(process: Process) -> None:
         daemons = {
             "log": log_keeper.run,
             "materializer": materializer.run,
-            "janitor": _janitor(process, bus, rows).run,
-            "housekeeper": _housekeeper(process, database, rows).run,
-            "purger": _purger(process, bus, database, rows).run,
         }
+        chores: list[tuple[str, Callable[[], Awaitable[object]], float]] = [
+            ("janitor", _janitor(process, bus, rows).trim, own.housekeeping_s),
+            (
+                "housekeeper",
+                _housekeeper(process, database, rows).look,
+                own.housekeeping_s,
+            ),
+            (
+                "purger",
+                _purger(process, bus, database, rows).purge,
+                own.result_purge_s,
+            ),
+        ]
+        for name, look, every_s in chores:
+            daemons[name] = Rounds(
+                name=name,
+                look=look,
+                every_s=every_s,
+                alone=lambda: rows.lead(HOUSEKEEPING),
+                clock=process.clock,
+            ).run
         await run_with_health(process, daemons)
 
 
@@ -108,12 +128,11 @@ def _janitor(process: Process, bus: NatsBus, rows: PostgresRows) -> Janitor:
         JanitorPorts(
             log=bus.log,
             snapshots=bus.blobs(SNAPSHOT_BUCKET),
-            alone=lambda: rows.lead(HOUSEKEEPING),
             positions=rows.durable_positions,
             clock=process.clock,
             observer=process.observer,
         ),
-        JanitorSettings(look_s=own.housekeeping_s, retention_s=own.retention_s),
+        JanitorSettings(retention_s=own.retention_s),
     )
 
 
@@ -123,9 +142,7 @@ def _housekeeper(
     return Housekeeper(
         HousekeeperPorts(
             rows=PostgresReader(database),
-            alone=lambda: rows.lead(HOUSEKEEPING),
             clock=process.clock,
             observer=process.observer,
-        ),
-        look_s=process.settings.materializer.housekeeping_s,
+        )
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeAlias
@@ -243,6 +243,9 @@ class Rows(MemoryResultRows):
 
     async def expired(self, limit: int) -> list[ResultRow]:
         return []
+
+    async def forget(self, result_ids: Sequence[str]) -> None:
+        assert not result_ids
 
     async def unneeded(self, execution_ids: list[str], after_s: float) -> set[str]:
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import anyio
@@ -140,9 +139,7 @@ async def test_the_housekeeper_shows_every_reason(store: Store) -> None:
         def gauge(self, name: str, value: float, **labels: str) -> None:
             shown[labels["reason"]] = value
 
-    ports = HousekeeperPorts(
-        rows=store.reader, alone=nullcontext, clock=SystemClock(), observer=Shown()
-    )
+    ports = HousekeeperPorts(rows=store.reader, clock=SystemClock(), observer=Shown())
     housekeeper = Housekeeper(ports)
     await store.hold(world_with())
     await housekeeper.look()

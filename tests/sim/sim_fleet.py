@@ -35,6 +35,7 @@ from noetl_worker.daemons.ownership import (
 )
 from noetl_worker.daemons.playbooks import Playbooks
 from noetl_worker.daemons.references import CommandValues
+from noetl_worker.daemons.rounds import Rounds
 from noetl_worker.results.values import Values
 from state_builder.drive import DriveLimits
 from state_builder.ids import shard_of
@@ -244,15 +245,21 @@ async def materializer(process: Process) -> None:
         JanitorPorts(
             log=process.bus.log,
             snapshots=process.bus.blobs(SNAPSHOT_BUCKET),
-            alone=nullcontext,
             positions=ports.rows.durable_positions,
             clock=fleet.clock,
             observer=fleet.observer,
         ),
-        JanitorSettings(look_s=2.0, retention_s=0.0, trim_messages_min=1),
+        JanitorSettings(retention_s=0.0, trim_messages_min=1),
+    )
+    rounds = Rounds(
+        name="janitor",
+        look=janitor.trim,
+        every_s=2.0,
+        alone=nullcontext,
+        clock=fleet.clock,
     )
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(janitor.run, anyio.Event())
+        tasks.start_soon(rounds.run, anyio.Event())
         tasks.start_soon(Materializer(ports, settings).run, anyio.Event())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -77,7 +76,6 @@ class Kept:
         ports = JanitorPorts(
             log=self.bus.log,
             snapshots=self.blobs,
-            alone=nullcontext,
             positions=positions,
             clock=self.clock,
             observer=self.observer,
