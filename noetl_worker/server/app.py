@@ -26,6 +26,7 @@ from litestar.types import (
 
 from noetl_worker.lifecycle import Daemon
 from noetl_worker.server.admission import Admission
+from noetl_worker.server.analysis import Analyst
 from noetl_worker.server.answers import HANDLERS
 from noetl_worker.server.catalog import Catalog
 from noetl_worker.server.edge import Edge
@@ -40,7 +41,9 @@ from noetl_worker.server.live import Live, LiveSettings
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.routes import (
     catalog,
+    closed,
     credentials,
+    docs,
     events,
     executions,
     looking,
@@ -76,6 +79,8 @@ def create_edge(ports: ServerPorts, settings: EdgeSettings) -> Edge:
         LiveSettings(settings.shard_count, settings.server.ask_s),
     )
     admission = Admission(ports, settings)
+    reader = Executions(ports, live, history)
+    why = Why(ports, live, history, settings.shard_count)
     entries = Catalog(ports, settings.playbook_bytes_max)
     return Edge(
         ports=ports,
@@ -87,12 +92,13 @@ def create_edge(ports: ServerPorts, settings: EdgeSettings) -> Edge:
         hub=hub,
         live=live,
         streams=Streams(ports, settings, live, history, hub),
-        executions=Executions(ports, live, history),
+        executions=reader,
+        analyst=Analyst(reader, why, entries),
         ending=Ending(ports, settings, live, history, hub),
         stored=StoredResults(ports),
         ingest=Ingest(ports, settings, live, history, admission),
         exporter=Exporter(ports, entries, live, history, settings.shard_count),
-        why=Why(ports, live, history, settings.shard_count),
+        why=why,
     )
 
 
@@ -133,6 +139,8 @@ def create_app(
             *looking.ROUTES,
             *notes.ROUTES,
             *replay.ROUTES,
+            *closed.ROUTES,
+            *docs.ROUTES,
             *events.ROUTES,
             *workers.ROUTES,
             *credentials.ROUTES,
@@ -156,6 +164,7 @@ def create_app(
             version=edge.settings.version,
             path="/api/docs",
             use_handler_docstrings=True,
+            render_plugins=docs.PLUGINS,
         ),
         request_max_body_size=settings.body_bytes_max,
         logging_config=None,

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 from litestar import Request
 
 from noetl_worker.server.admission import Admission
+from noetl_worker.server.analysis import Analyst
 from noetl_worker.server.catalog import Catalog
 from noetl_worker.server.ending import Ending
 from noetl_worker.server.executions import Executions
@@ -42,6 +43,7 @@ class Edge:
     live: Live
     streams: Streams
     executions: Executions
+    analyst: Analyst
     ending: Ending
     ingest: Ingest
     stored: StoredResults

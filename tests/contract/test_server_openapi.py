@@ -5,6 +5,7 @@ Whatever comes in, the answer is a clear one: no fault of ours, errors in one sh
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -104,3 +105,20 @@ async def send(fleet: Fleet, case: Any, eid: str) -> httpx.Response:
 
 def told(case: Any, answer: httpx.Response) -> str:
     return f"{case.method} {case.path} {case.body!r}: {answer.text[:500]}"
+
+
+async def test_the_page_of_the_api_needs_no_other_server() -> None:
+    """What it loads is served beside it."""
+    async with running_edge() as fleet:
+        page = (await fleet.http.get("/api/docs")).text
+        described = (await fleet.http.get("/api/docs/openapi.json")).json()
+        loaded = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
+        answers = [await fleet.http.get(path) for path in loaded]
+        other = await fleet.http.get("/api/docs/assets/other.js")
+    assert len(loaded) == 4
+    assert all(path.startswith("/api/docs/assets/") for path in loaded)
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert "SwaggerUIBundle" in answers[2].text
+    assert "https://" not in re.sub(r'"[^"]*"', "", page)
+    assert "/api/execute" in described["paths"]
+    assert other.status_code == 404

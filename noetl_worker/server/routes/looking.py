@@ -1,11 +1,14 @@
-"""Looking into one execution: why it stands, its log as a file."""
+"""Looking into one execution: why it stands, its log as a file, what stands out."""
 
 from __future__ import annotations
 
-from litestar import get
-from litestar.params import FromPath
+from http import HTTPStatus
+
+from litestar import get, post
+from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
+from noetl_worker.server.analysis import Analysis, AnalyzeBody
 from noetl_worker.server.bodies import known_id
 from noetl_worker.server.edge import HttpRequest, edge_of
 from noetl_worker.server.why import WhyAnswer
@@ -27,4 +30,17 @@ async def why(request: HttpRequest, execution_id: FromPath[str]) -> WhyAnswer:
     return await edge_of(request).why.explain(known_id(execution_id))
 
 
-ROUTES = (export, why)
+@post("/api/executions/{execution_id:str}/analyze", status_code=HTTPStatus.OK)
+async def analyze(
+    request: HttpRequest,
+    execution_id: FromPath[str],
+    data: JSONBody[AnalyzeBody | None] = None,
+) -> Analysis:
+    """What stands out in the execution: failures, retries, slow steps, waits."""
+    edge = edge_of(request)
+    body = data or AnalyzeBody()
+    now = edge.ports.clock.now()
+    return await edge.analyst.analyze(known_id(execution_id), body, now)
+
+
+ROUTES = (export, why, analyze)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import threading
 from base64 import b64decode
 from http import HTTPStatus
 from typing import Any, Final
@@ -20,6 +22,7 @@ VALIDATED_TABLES = (
     "keychain",
 )  # fmt: skip
 
+KIB: Final = 1024
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The exposition format of /metrics (RT §1.2)."""
 
@@ -184,7 +187,46 @@ def _statement(data: QueryBody) -> str:
         raise InvalidError("query_base64 is no base64 of a text") from error
 
 
+@get("/api/status")
+async def process_status(request: HttpRequest) -> dict[str, Any]:
+    """What this process uses: seconds, bytes, threads."""
+    edge = edge_of(request)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "status": "ok",
+        "version": edge.settings.version,
+        "uptime_seconds": round(edge.ports.clock.monotonic() - edge.started_at, 3),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
+        "memory_peak_bytes": used.ru_maxrss * KIB,
+        "threads": threading.active_count(),
+    }
+
+
+@get("/api/threads")
+async def threads(request: HttpRequest) -> dict[str, Any]:
+    """The threads of this process."""
+    del request
+    found = [
+        {"name": one.name, "daemon": one.daemon, "alive": one.is_alive()}
+        for one in threading.enumerate()
+    ]
+    return {"count": len(found), "threads": found}
+
+
+@get("/api/profiler/status")
+async def profiler() -> dict[str, str]:
+    """There is none inside: a process is profiled from outside."""
+    return {"status": "unavailable"}
+
+
+@post(["/api/profiler/memory/start", "/api/profiler/memory/stop"], status_code=200)
+async def memory_profiler() -> dict[str, str]:
+    """As above."""
+    return {"status": "unavailable"}
+
+
 ROUTES = (
     liveness, health, metrics, openapi, pool_status, dashboard_stats, dashboard_widgets,
-    init_database, validate_database, execute_sql,
+    init_database, validate_database, execute_sql, process_status, threads, profiler,
+    memory_profiler,
 )  # fmt: skip
