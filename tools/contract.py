@@ -254,6 +254,11 @@ class CallContext(Struct, frozen=True, kw_only=True):
     ports: ToolPorts = ToolPorts()
 
     @property
+    def trace(self) -> dict[str, str]:
+        """What a process of the call finds in its environment (RT-OBS-10)."""
+        return {"TRACEPARENT": self.traceparent} if self.traceparent else {}
+
+    @property
     def key(self) -> str:
         """What an effect is known by outside: the same when the call is repeated."""
         return f"{self.command_id}.{self.index}" if self.index else self.command_id

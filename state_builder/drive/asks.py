@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from state_builder.drive.answers import answer_event
 from state_builder.drive.bulk import LackingError
-from state_builder.drive.calls import Child, ChildNeed, child_genesis, limit_of
-from state_builder.drive.decision import Draft, raw
+from state_builder.drive.calls import Child, ChildNeed, birth, child_genesis, limit_of
+from state_builder.drive.decision import Draft
 from state_builder.errors import NoetlError
 from state_builder.ids import CommandId, Shard, child_execution_id
 from state_builder.records import (
@@ -76,13 +76,7 @@ def _start(draft: Draft, key: str, asked: Asked) -> None:
         problem = f"playbook '{path}' cannot be started: {problem}"
         _answer(draft, asked, "", None, problem)
         return
-    event = Event(
-        type="playbook_started",
-        at=draft.turn.at,
-        status="STARTED",
-        context=raw(genesis),
-    )
-    draft.bear(child_id, event)
+    draft.bear(child_id, birth(draft.turn.at, genesis))
     data: JSON = None
     if not request.waits:
         data = {

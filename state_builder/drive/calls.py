@@ -25,7 +25,9 @@ from state_builder.locator import data_locator
 from state_builder.playbook.model import Call, Playbook, Step
 from state_builder.policy import Run
 from state_builder.records import (
+    GENESIS,
     JSON,
+    NOTHING,
     CallMode,
     CommandContext,
     Event,
@@ -180,12 +182,7 @@ def _start(draft: Draft, start: _Start) -> None:
     if genesis is None:
         _not_started(draft, start, child_id, problem, limit)
         return
-    event = Event(
-        type="playbook_started",
-        at=draft.turn.at,
-        status="STARTED",
-        context=raw(genesis),
-    )
+    event = birth(draft.turn.at, genesis)
     draft.bear(child_id, event)
     draft.weight += len(event.context)
     if start.call.wait == "none":
@@ -279,6 +276,18 @@ def child_genesis(
             kept = draft.turn.bulk.keep(locator, encoded)
             setattr(genesis, f"{name}_ref", Raw(encode_json(kept)))
     return genesis
+
+
+def birth(at: str, genesis: Genesis) -> Event:
+    """The first event of a child; it belongs to its parent's trace (RT-OBS-10)."""
+    trace = bytes(genesis.trace)
+    return Event(
+        type=GENESIS,
+        at=at,
+        status="STARTED",
+        context=raw(genesis),
+        meta=Raw(b'{"trace":' + trace + b"}") if trace else NOTHING,
+    )
 
 
 def _park(draft: Draft, start: _Start) -> None:

@@ -171,15 +171,17 @@ def _spec(config: Fields, call: CallContext) -> Spec:
     step = call.label or call.step
     suffix = hashlib.sha256(f"{call.key}.{call.attempt}".encode()).hexdigest()[:6]
     slug = re.sub(r"[^a-z0-9]+", "-", step.lower())[:_SLUG_MAX].strip("-") or "step"
-    env = config["env"]
-    assert isinstance(env, list)
+    given = config["env"]
+    assert isinstance(given, list)
+    env = [Env(name=name, value=text) for name, text in call.trace.items()]
+    env += [Env(**one) for one in given if isinstance(one, dict)]  # type: ignore[arg-type]
     return Spec(
         name=f"noetl-container-{slug}-{call.execution_id}-{suffix}",
         image=str(config["image"]),
         timeout_s=call.timeout_s,
         command=tuple(texts_of(config, "command")),
         args=tuple(texts_of(config, "args")),
-        env=tuple(Env(**one) for one in env if isinstance(one, dict)),  # type: ignore[arg-type]
+        env=tuple(env),
         requests=_strings(config, "requests"),
         limits=_strings(config, "limits"),
         namespace=str(config["namespace"]),

@@ -84,7 +84,7 @@ class Shell(Tool):
             variables = bare_environment(
                 self._limits.environment,
                 home,
-                {name: str(value) for name, value in env.items()},
+                call.trace | {name: str(value) for name, value in env.items()},
             )
             own_time = call.timeout_s == self.default_timeout_s(config)
             limit = ENTRY_TIMEOUT_S if own_time else call.timeout_s

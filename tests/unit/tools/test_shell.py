@@ -135,6 +135,19 @@ async def test_a_command_ended_by_a_signal_says_which(
     assert (error.code, error.message) == ("EXIT_137", "Command exited with code 137")
 
 
+async def test_a_process_knows_the_trace_it_belongs_to(
+    shell: Shell, limits: ToolLimits
+) -> None:
+    """RT-OBS-10: unless the step says otherwise."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    at = context(limits, traceparent=trace)
+    for env, wanted in (({}, trace), ({"TRACEPARENT": "mine"}, "mine")):
+        config = {"cmds": "echo $TRACEPARENT", "env": env}
+        result = await shell.run(shell.validate(config), at)
+        assert isinstance(result.data, dict)
+        assert wanted in str(result.data)
+
+
 async def test_secrets_do_not_show_in_previews(
     shell: Shell, limits: ToolLimits
 ) -> None:

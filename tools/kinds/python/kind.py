@@ -103,7 +103,11 @@ class Python(Tool):
             "workload": call.workload,
             "sys_path": self._paths(config),
         }
-        for key in ("libs", "expects", "returns", "packages", "env", "files"):
+        given = config.get("env")
+        env = {**call.trace, **(given if isinstance(given, dict) else {})}
+        if env:
+            question["env"] = env
+        for key in ("libs", "expects", "returns", "packages", "files"):
             if config.get(key):
                 question[key] = config[key]
         if "cwd" in config:
