@@ -14,8 +14,11 @@ from noetl_worker.metrics import PrometheusObserver
 from noetl_worker.results.artifacts import StepValues
 from noetl_worker.results.objects import open_store
 from noetl_worker.results.values import Values, ValueSettings
-from tools.contract import ToolLimits
+from state_builder.locator import ResultPlace, result_locator
+from state_builder.template import Scope, StepResult, render
+from tools.contract import ToolLimits, ToolPorts
 from tools.errors import ToolCallError
+from tools.kinds.artifact import Artifact
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +56,24 @@ async def test_what_cannot_be_read_says_why(values: StepValues) -> None:
         assert caught.value.failure.kind == kind, ref
     with pytest.raises(ToolCallError, match="scope must be one of"):
         await values.write(CALL, "note", b"1", "forever")
+
+
+async def test_a_reference_passed_on_gives_what_a_reader_of_the_result_sees(
+    values: StepValues, tmp_path: Path
+) -> None:
+    """PB-345, TL-AR-03: merged keys of a one-task pipeline included."""
+    settings = ValueSettings(bytes_max=1000)
+    store = open_store("disk", "", str(tmp_path))
+    results = Values(store, SystemClock(), PrometheusObserver(), settings)
+    data = b'{"fetch":{"count":3},"note":7}'
+    place = result_locator(ResultPlace("7", "load", "1", "0", "1"), "v")
+    kept = await results.keep(place, data, {"form": "pipeline"})
+    tool = Artifact(ToolLimits())
+    call = tool_calls.context(ToolLimits(), ports=ToolPorts(values=values))
+    found = await tool.run(tool.validate({"uri": kept.ref}), call)
+    assert found.data == {"fetch": {"count": 3}, "note": 7, "count": 3}
+    scope = Scope(results={"load": StepResult(found.data)})
+    assert render("{{ load.count }}{{ load.fetch.count }}", scope) == "33"
 
 
 async def chunks(size: int) -> AsyncIterator[bytes]:

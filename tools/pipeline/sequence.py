@@ -22,6 +22,10 @@ from tools.pipeline.rules import decide
 _PREVIOUS = frozenset(("previous", "prev", "_previous", "@previous"))
 
 
+_NOBODYS_TO_JUDGE = frozenset(("cancelled", "max_iterations"))
+"""Kinds of errors no rule is asked about (PB-119, PB-154)."""
+
+
 class Walk(Struct, kw_only=True):
     """What a sequence gave.
 
@@ -68,6 +72,7 @@ class Walker(Struct, frozen=True):
             self.job.name("_prev", None)
             self.job.name("_results", walk.results)
         place, attempt = 0, 1
+        recovered: set[str] = set()
         while place < len(tasks):
             task = tasks[place]
             if self.job.runs:
@@ -80,6 +85,9 @@ class Walker(Struct, frozen=True):
             if verdict.do == "retry":
                 await self.caller.clock.sleep(verdict.wait_s)
                 attempt += 1
+                continue
+            if verdict.do == "fail" and _recovers(task, ran, place, recovered):
+                place, attempt = place - 1, 1
                 continue
             if verdict.do == "fail":
                 _fail(walk, task, place, attempt, verdict)
@@ -131,7 +139,7 @@ class Walker(Struct, frozen=True):
 
     async def _verdict(self, task: Plan, ran: Run, attempt: int) -> tuple[Verdict, Run]:
         """What the rules say; rules that cannot be carried out fail the task."""
-        if ran.error is not None and ran.error.kind == "max_iterations":
+        if ran.error is not None and ran.error.kind in _NOBODYS_TO_JUDGE:
             return Verdict("fail"), ran
         try:
             job = self.job
@@ -145,6 +153,15 @@ class Walker(Struct, frozen=True):
         ) as error:
             broken = failed(error, f"{self.job.where(task)}, policy")
             return Verdict("fail"), replace(ran, error=broken.error)
+
+
+def _recovers(task: Plan, ran: Run, place: int, recovered: set[str]) -> bool:
+    """A value that is gone is made again by the task before, once (TL-TS-34)."""
+    gone = ran.error is not None and ran.error.kind == "missing_reference"
+    if not gone or task.policy or not place or task.label in recovered:
+        return False
+    recovered.add(task.label)
+    return True
 
 
 def _fail(walk: Walk, task: Plan, place: int, attempt: int, verdict: Verdict) -> None:
