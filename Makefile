@@ -31,12 +31,12 @@ run: $(VENV)/.installed-dev
 dev: $(VENV)/.installed-dev
 	@$(BIN)/noetl dev --data $(DATA) --port $(PORT) --sync $(SYNC)
 
-# The core first, every branch of it: whoever changes it is told before all else.
+# Without ARGS, the branches of the core are measured first.
 test: $(VENV)/.installed-test
 ifeq ($(ARGS),)
-	$(BIN)/pytest $(CORE) --cov --cov-report=term-missing:skip-covered --hypothesis-seed=0
+	$(BIN)/pytest -q $(CORE) -m 'not slow' --hypothesis-seed=0 --cov --cov-report=term-missing:skip-covered
 endif
-	$(BIN)/pytest $(or $(ARGS),$(CORE:%=--ignore=%))
+	$(BIN)/pytest $(ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

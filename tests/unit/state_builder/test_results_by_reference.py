@@ -105,6 +105,7 @@ def reference(data: bytes, **more: Any) -> Reference:
     )
 
 
+@pytest.mark.slow
 @LAW
 @given(VALUES, FORMS, TEXTS, MEMBERS, st.booleans())
 def test_a_text_gives_the_same_value_inline_and_by_reference(
@@ -193,7 +194,14 @@ def test_words_of_the_reference_are_told_without_a_summary() -> None:
     assert render("{{ output.error is defined }}", scope) is False
 
 
-@pytest.mark.parametrize("size", [10, 4096, 9 * 1024 * 1024])
+def test_what_is_too_large_to_look_into_is_marked() -> None:
+    """TL-RR-20."""
+    huge = "x" * (9 << 20)
+    for data in ([huge], {"l": [huge], "m": {"a": huge}}):
+        assert len(bytes(summarize(encode_json(data)).extracted)) < 200
+
+
+@pytest.mark.parametrize("size", [10, 4096])
 @pytest.mark.parametrize(
     "make",
     [
@@ -227,6 +235,7 @@ def test_what_cannot_be_selected_is_left_out() -> None:
     assert summarize(b'{"a":\xff}').extracted
 
 
+@pytest.mark.slow
 @LAW
 @given(VALUES)
 def test_a_summary_is_small_and_the_same_for_equal_data(value: Any) -> None:

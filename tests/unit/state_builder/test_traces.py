@@ -103,6 +103,7 @@ def test_trace(case: dict[str, Any]) -> None:
         assert variables.get(name, "(not set)") == value, variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", cases())
 def test_crash_before_every_decision_changes_nothing(case: dict[str, Any]) -> None:
     """RT-DRV-8, RT-IDX-3, PB-502: an owner that forgets all decides the same."""

@@ -60,6 +60,7 @@ def test_every_example_is_valid(file: Path) -> None:
     assert complaints(read(file.read_text()).value) == []
 
 
+@pytest.mark.slow
 def test_what_the_parser_takes_the_schema_takes() -> None:
     """No editor marks what runs: traced workflows, and documents with warnings."""
     texts = [json.dumps(document) for document in traced()]

@@ -216,7 +216,6 @@ def test_a_long_text_aliased_often_is_refused() -> None:
         read(text)
 
 
-@pytest.mark.slow
 def test_too_many_values_are_refused() -> None:
     with pytest.raises(SourceError, match=f"more than {NODES_MAX} values"):
         read("a: [" + "1," * NODES_MAX + "]")
