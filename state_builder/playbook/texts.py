@@ -144,7 +144,8 @@ def warn_texts(report: Report, value: JSON, path: Path) -> None:
             if place[-1] == "code":
                 # Blocks in code are text of the other language (TL-PY-16).
                 text = text.replace("{%", "").replace("{#", "")
-            _warn_syntax(report, text, place)
+            if is_template(text):
+                _warn_syntax(report, text, place)
         elif _SINGLE_BRACE.fullmatch(text.strip()) and not (
             _LITERAL_BLOCKS.intersection(place) or place[-1] == "when"
         ):
