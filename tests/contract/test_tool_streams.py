@@ -127,6 +127,21 @@ async def test_a_small_stored_body_is_read_as_what_it_is(bench: Bench) -> None:
         assert await bench.artifact(result_ref=got["body"]) == wanted
 
 
+async def test_a_reference_is_named_in_any_of_its_forms(bench: Bench) -> None:
+    """TL-AR-01: get is the default; a text or a reference object, ``ref`` first."""
+    kept = await bench.artifact(action="put", data={"n": 7}, name="note")
+    ref, gone = kept["ref"], "noetl://default/default/artifacts/7/none@0"
+    for config in (
+        {"result_ref": ref},
+        {"uri": ref, "action": "get"},
+        {"ref": ref},
+        {"result_ref": {"ref": ref, "uri": gone}},
+        {"input": {"result_ref": ref}},
+        {"input": {"ref": {"uri": ref}}},
+    ):
+        assert await bench.artifact(**config) == {"n": 7}, config
+
+
 async def test_what_is_too_large_says_what_to_do(bench: Bench) -> None:
     """TL-LIM-04: in memory, and as a stream."""
     bench.server.answers["/big"] = reply(BODY)
