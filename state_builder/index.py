@@ -102,7 +102,7 @@ class ShardIndex:
     def apply(self, message: LogMessage) -> list[Entry]:
         """Fold one message; which executions it touched.
 
-        Executions that end leave :attr:`open` and are not among the touched.
+        Executions that end leave :attr:`open`, retired.
         """
         assert message.sequence > self.position, "the log is read forward"
         self.position = message.sequence
@@ -117,10 +117,9 @@ class ShardIndex:
             entry = self._entry_of(record)
             if entry is not None:
                 self._fold(entry, record, message.sequence, index)
+                touched.append(entry)
                 if entry.state.terminal:
                     self._retire(entry)
-                else:
-                    touched.append(entry)
             index += len(record.events)
         self.events += index
         return touched

@@ -227,6 +227,12 @@ class Signals(Protocol):
     def on_cancelled(self, callback: Callable[[str], None]) -> Awaitable[None]:
         """Call back for every execution that is over, from now on."""
 
+    def ended(self, execution_id: str, sequence: int) -> None:
+        """Tell every server that an execution's end is stored, and in which message."""
+
+    def on_ended(self, callback: Callable[[str, int], None]) -> Awaitable[None]:
+        """Call back for every end told from now on."""
+
     async def ask(
         self, shard: Shard, question: dict[str, JSON], timeout_s: float
     ) -> dict[str, JSON] | None:

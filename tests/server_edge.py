@@ -183,9 +183,9 @@ class Fleet:
         if event.type not in kinds:
             return
         end = Event(type=kind, at=event.at, status=TERMINAL_STATUS[kind])
-        await self.append(
-            record.execution_id, end, message_id=f"{record.execution_id}:end"
-        )
+        eid = record.execution_id
+        place = await self.append(eid, end, message_id=f"{eid}:end")
+        self.bus.signals.ended(eid, place)
 
 
 def event(kind: str, step: str = "", /, **more: Any) -> Event:

@@ -173,6 +173,11 @@ class Topology:
         """Core subject of ended executions (RT-NATS-33)."""
         return f"{self.settings.root}.control.cancel"
 
+    @cached_property
+    def ended(self) -> str:
+        """Core subject of ends that are stored."""
+        return f"{self.settings.root}.control.ended"
+
     def place(self, subject: bytes) -> Place:
         """What a subject of the log means; remembered, there are few."""
         place = self._places.get(subject)

@@ -104,7 +104,10 @@ class Owner:
                 continue
             damaged = owned.index.damaged
             for entry in owned.index.apply(message):
-                touched[entry.state.execution_id] = (owned, entry)
+                eid = entry.state.execution_id
+                touched[eid] = (owned, entry)
+                if entry.retired and owned.ready:
+                    self._ports.signals.ended(eid, message.sequence)
             owned.since_snapshot += 1
             if owned.index.damaged > damaged:
                 # Its bytes are kept by the materializer (RT-NATS-46).

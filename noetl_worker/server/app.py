@@ -31,6 +31,7 @@ from noetl_worker.server.answers import HANDLERS
 from noetl_worker.server.catalog import Catalog
 from noetl_worker.server.edge import Edge
 from noetl_worker.server.ending import Ending
+from noetl_worker.server.ends import Ends
 from noetl_worker.server.executions import Executions
 from noetl_worker.server.exporting import Exporter
 from noetl_worker.server.guards import closed_to_browsers
@@ -70,6 +71,7 @@ def create_edge(ports: ServerPorts, settings: EdgeSettings) -> Edge:
     hub = Hub(
         ports.log, ports.observer, kept.stream_events_max, kept.stream_window_bytes
     )
+    ends = Ends(ports.signals)
     history = History(ports.log, ports.rows, settings.shard_count)
     live = Live(
         ports.signals,
@@ -91,10 +93,11 @@ def create_edge(ports: ServerPorts, settings: EdgeSettings) -> Edge:
         starter=Starter(ports, settings, entries, live, admission),
         hub=hub,
         live=live,
-        streams=Streams(ports, settings, live, history, hub),
+        ends=ends,
+        streams=Streams(ports, settings, live, history, hub, ends),
         executions=reader,
         analyst=Analyst(reader, why, entries),
-        ending=Ending(ports, settings, live, history, hub),
+        ending=Ending(ports, settings, live, history, ends),
         stored=StoredResults(ports),
         ingest=Ingest(ports, settings, live, history, admission),
         exporter=Exporter(ports, entries, live, history, settings.shard_count),
@@ -111,7 +114,12 @@ def daemons(edge: Edge) -> dict[str, Daemon]:
             await stop.wait()
             tasks.cancel_scope.cancel()
 
-    return {"hub": edge.hub.run, "admission": edge.admission.run, "sweeper": sweep}
+    return {
+        "hub": edge.hub.run,
+        "ends": edge.ends.run,
+        "admission": edge.admission.run,
+        "sweeper": sweep,
+    }
 
 
 async def _sweep(edge: Edge) -> None:

@@ -15,6 +15,7 @@ from noetl_worker.server.admission import Admission
 from noetl_worker.server.analysis import Analyst
 from noetl_worker.server.catalog import Catalog
 from noetl_worker.server.ending import Ending
+from noetl_worker.server.ends import Ends
 from noetl_worker.server.executions import Executions
 from noetl_worker.server.exporting import Exporter
 from noetl_worker.server.hub import Hub
@@ -40,6 +41,7 @@ class Edge:
     catalog: Catalog
     starter: Starter
     hub: Hub
+    ends: Ends
     live: Live
     streams: Streams
     executions: Executions

@@ -13,8 +13,8 @@ from typing import Final
 import anyio
 from msgspec import Raw, Struct
 
+from noetl_worker.server.ends import Ends
 from noetl_worker.server.history import History
-from noetl_worker.server.hub import Hub, Listener
 from noetl_worker.server.live import Live
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.shapes import Status
@@ -27,7 +27,6 @@ from state_builder.errors import (
 from state_builder.ids import shard_of
 from state_builder.records import (
     JSON,
-    TERMINAL_STATUS,
     Event,
     Record,
     encode_json,
@@ -75,13 +74,13 @@ class Ending:
         settings: EdgeSettings,
         live: Live,
         history: History,
-        hub: Hub,
+        ends: Ends,
     ) -> None:
         self._ports = ports
         self._settings = settings
         self._live = live
         self._history = history
-        self._hub = hub
+        self._ends = ends
 
     async def cancel(self, execution_id: str, reason: str, cascade: bool) -> Cancelled:
         """Ask for the end and wait for it a moment.
@@ -229,36 +228,20 @@ class Ending:
     async def _request(self, execution_id: str, event: Event) -> str:
         """Append one request; the final status, empty when none came in time."""
         word = "cancel" if event.type == CANCEL else "finalize"
-        listener = await self._hub.join(execution_id)
-        try:
-            appended = await self._ports.log.try_append(
-                shard_of(execution_id, self._settings.shard_count),
-                [Record(execution_id=execution_id, events=[event])],
-                message_id=f"{execution_id}:{word}",
-                timeout_s=self._settings.server.append_s,
-            )
-            self._history.note_append(execution_id, appended.sequence)
-            self._ports.observer.count(
-                "noetl_event_ingest_published_total", event_type=event.type
-            )
-            if ended := await self._heard(listener):
-                return ended
-        finally:
-            self._hub.leave(listener)
-        # The end may have come before we listened, or the hub was interrupted.
+        appended = await self._ports.log.try_append(
+            shard_of(execution_id, self._settings.shard_count),
+            [Record(execution_id=execution_id, events=[event])],
+            message_id=f"{execution_id}:{word}",
+            timeout_s=self._settings.server.append_s,
+        )
+        self._history.note_append(execution_id, appended.sequence)
+        self._ports.observer.count(
+            "noetl_event_ingest_published_total", event_type=event.type
+        )
+        await self._ends.wait(execution_id, self._settings.server.end_wait_s)
+        # Told or not: what it was told may be lost, and does not say how it ended.
         status = await self._live.status(execution_id, "cancel")
         return status.status if status.over else ""
-
-    async def _heard(self, listener: Listener) -> str:
-        """The final status when it is told in time, else empty."""
-        wait_s = self._settings.server.end_wait_s
-        with anyio.move_on_after(wait_s):
-            while not listener.closed:
-                await listener.wait(wait_s)
-                for logged in listener.take():
-                    if logged.event.type in TERMINAL_STATUS:
-                        return TERMINAL_STATUS[logged.event.type]
-        return ""
 
     def _ended_as(self, execution_id: str, found: str, wanted: str) -> Finalized:
         if found != wanted:

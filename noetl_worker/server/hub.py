@@ -202,8 +202,11 @@ class Hub:
         return listener
 
     def past(self, execution_id: str, after: int) -> list[Logged] | None:
-        """What was read of an execution after a sequence; None when that is too old."""
-        messages = self._window.since(after)
+        """What was read of an execution after a sequence.
+
+        None when that is too old, or nothing is read now.
+        """
+        messages = self._window.since(after) if self._following.is_set() else None
         if messages is None:
             return None
         return [

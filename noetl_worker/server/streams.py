@@ -2,7 +2,8 @@
 
 One frame per event with ``id`` = event id, so a client that comes back names the last
 one it saw. A quiet stream carries a comment now and then; it ends after the terminal
-event. A reader that cannot keep up is told so in a comment and let go.
+event. A reader that cannot keep up is told so in a comment and let go. For who waits
+for the end alone the log is not followed: the owner says where it is.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Final
 
 import structlog
 
+from noetl_worker.server.ends import Ends
 from noetl_worker.server.history import History
-from noetl_worker.server.hub import Hub, Listener, Logged
+from noetl_worker.server.hub import Hub, Listener, Logged, events_of
 from noetl_worker.server.live import Live
 from noetl_worker.server.ports import EdgeSettings, ServerPorts
 from noetl_worker.server.shapes import (
@@ -30,6 +32,11 @@ log = structlog.get_logger(__name__)
 ALL_TYPES: Final[frozenset[str]] = frozenset()
 """No choice among the types of events: a client is told them all."""
 
+END_ONLY: Final = frozenset({"terminal"})
+
+END_AGAIN_S: Final = 2.0
+"""How often who waits for an end looks for itself: what it was told may be lost."""
+
 RETRY_MS: Final = 1000
 HEARTBEAT: Final = b": heartbeat\n\n"
 
@@ -44,12 +51,14 @@ class Streams:
         live: Live,
         history: History,
         hub: Hub,
+        ends: Ends,
     ) -> None:
         self._ports = ports
         self._heartbeat_s = settings.server.stream_heartbeat_s
         self._live = live
         self._history = history
         self._hub = hub
+        self._ends = ends
 
     async def is_over(self, execution_id: str, after: int) -> bool:
         """Whether a client that saw ``after`` has seen the end.
@@ -71,6 +80,10 @@ class Streams:
         """
         yield f"retry: {RETRY_MS}\n\n".encode()
         try:
+            if only == END_ONLY:
+                async for frame in self._end(execution_id, after):
+                    yield frame
+                return
             wanted = only | TERMINAL_STATUS.keys() if only else ALL_TYPES
             listener = await self._hub.join(execution_id)
             try:
@@ -85,6 +98,37 @@ class Streams:
         except UnavailableError as error:
             log.warning("stream.ended", execution_id=execution_id, reason=str(error))
             yield f": unavailable, come back later: {_line(str(error))}\n\n".encode()
+
+    async def _end(self, execution_id: str, after: int) -> AsyncIterator[bytes]:
+        facts = await self._live.facts(execution_id)
+        told = _Told(execution_id, facts, after, frozenset(TERMINAL_STATUS))
+        wait_s = END_AGAIN_S if self._history.started(execution_id) else 0.0
+        while not told.over:
+            place = await self._ends.wait(execution_id, wait_s)
+            wait_s = END_AGAIN_S
+            if place and (frame := await self._end_at(place, told)):
+                yield frame
+            elif (await self._live.status(execution_id, "events")).over:
+                async for found in self._past(told):
+                    yield found
+            else:
+                yield HEARTBEAT
+                if place:  # heard of and nowhere found yet: not again at once
+                    await self._ports.clock.sleep(END_AGAIN_S)
+
+    async def _end_at(self, sequence: int, told: _Told) -> bytes:
+        """The end in a message of the log.
+
+        Nothing when it was trimmed, or when the event before it is not there too.
+        """
+        message = await self._ports.log.read(sequence)
+        if message is None:
+            return b""
+        generation = (await self._ports.log.info()).generation
+        found = events_of(message, told.execution_id, generation)
+        if not found or found[0].event.type in TERMINAL_STATUS:
+            return b""
+        return b"".join(map(told.log, found))
 
     async def _past(self, told: _Told) -> AsyncIterator[bytes]:
         recent = self._recent(told)

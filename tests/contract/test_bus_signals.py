@@ -29,6 +29,20 @@ async def test_every_worker_hears_of_an_ended_execution(fleet: Fleet) -> None:
             await asyncio.sleep(0.001)
 
 
+async def test_every_server_is_told_where_an_end_is(fleet: Fleet) -> None:
+    servers = [await fleet.bus() for _ in range(2)]
+    heard: list[list[tuple[str, int]]] = [[], []]
+    for server, ends in zip(servers, heard, strict=True):
+        await server.signals.on_ended(
+            lambda eid, sequence, ends=ends: ends.append((eid, sequence))  # type: ignore[misc]
+        )
+        await server.log.info()
+    servers[0].signals.ended("7421", 12)
+    with anyio.fail_after(10):
+        while heard != [[("7421", 12)], [("7421", 12)]]:
+            await asyncio.sleep(0.001)
+
+
 async def test_an_owner_answers_questions_about_its_shard(fleet: Fleet) -> None:
     """RT-NATS-30: at the same time, and in any order."""
     owner, asker = await fleet.bus(), await fleet.bus()

@@ -13,7 +13,8 @@ from server_edge import PLAYBOOK, Fleet, event, running_edge
 
 from noetl_worker.client import ClientOptions, NoetlClient
 from noetl_worker.listener import Address, Listener
-from noetl_worker.server import create_app
+from noetl_worker.server import create_app, streams
+from noetl_worker.server.streams import END_ONLY, HEARTBEAT
 from state_builder.errors import NotFoundError
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +96,30 @@ async def test_a_client_may_ask_for_some_types_and_always_gets_the_end() -> None
     assert [e["event"] for e in the_end] == ["playbook.completed"]
     # A link leads to the event before, told or not.
     assert coming[-1]["data"] == the_end[-1]["data"] == everything[-1]["data"]
+
+
+@pytest.mark.parametrize(
+    "events", [("step.exit", "playbook.completed"), ("playbook.completed",)]
+)
+@pytest.mark.parametrize("heard", [True, False])
+async def test_who_waits_for_the_end_alone_is_told_it_once(
+    events: tuple[str, ...], heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the owner's signal was lost: who waits looks for itself."""
+    monkeypatch.setattr(streams, "END_AGAIN_S", 0.05)
+    async with running_edge() as fleet:
+        eid = await started(fleet)
+        await fleet.append(eid, event("step.enter", "start"))
+        frames = fleet.edge.streams.frames(eid, 0, END_ONLY)
+        assert await anext(frames) == b"retry: 1000\n\n"
+        assert await anext(frames) == HEARTBEAT
+        place = await fleet.append(eid, *map(event, events))
+        if heard:
+            fleet.bus.signals.ended(eid, place)
+        coming = await rest(frames)
+        everything = await rest(fleet.edge.streams.frames(eid, 0))
+    assert [e["event"] for e in coming] == ["playbook.completed"]
+    assert coming[-1]["data"] == everything[-1]["data"]
 
 
 async def test_a_client_that_comes_back_misses_nothing_and_sees_nothing_twice() -> None:

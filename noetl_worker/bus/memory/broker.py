@@ -42,7 +42,8 @@ class MemoryBroker:
 
     Attributes:
         answerers: who answers questions about a shard.
-        cancel_listeners: who hears of ended executions.
+        cancel_listeners: who hears of executions that are over.
+        end_listeners: who hears of ends that are stored.
         members: member → (until when by the clock's monotonic time, value).
         buckets: bucket → name → bytes.
     """
@@ -52,6 +53,7 @@ class MemoryBroker:
         self.settings = settings or BusSettings()
         self.answerers: dict[Shard, list[Answerer]] = {}
         self.cancel_listeners: list[Callable[[str], None]] = []
+        self.end_listeners: list[Callable[[str, int], None]] = []
         self.members: dict[str, tuple[float, Question]] = {}
         self.buckets: dict[str, dict[str, bytes]] = {}
         self.consumers: dict[str, MemoryConsumer] = {}

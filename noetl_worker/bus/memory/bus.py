@@ -114,6 +114,23 @@ class MemorySignals:
 
         self._broker.cancel_listeners.append(heard)
 
+    def ended(self, execution_id: str, sequence: int) -> None:
+        """See the port."""
+        if not self.online:
+            return
+        loop = asyncio.get_running_loop()
+        for listener in tuple(self._broker.end_listeners):
+            loop.call_soon(listener, execution_id, sequence)
+
+    async def on_ended(self, callback: Callable[[str, int], None]) -> None:
+        """See the port."""
+
+        def heard(execution_id: str, sequence: int) -> None:
+            if self.online:
+                callback(execution_id, sequence)
+
+        self._broker.end_listeners.append(heard)
+
     async def ask(
         self, shard: Shard, question: Question, timeout_s: float
     ) -> Question | None:

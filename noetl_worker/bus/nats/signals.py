@@ -30,7 +30,13 @@ class _Cancelled(Struct):
     execution_id: str
 
 
+class _Ended(Struct):
+    execution_id: str
+    sequence: int
+
+
 _decode_cancelled = Decoder(_Cancelled).decode
+_decode_ended = Decoder(_Ended).decode
 _decode_question = Decoder(dict[str, object]).decode
 
 
@@ -52,19 +58,38 @@ class NatsSignals:
 
     async def on_cancelled(self, callback: Callable[[str], None]) -> None:
         """See the port."""
+        self._hear(
+            self._topology.cancel,
+            lambda data: callback(_decode_cancelled(data).execution_id),
+        )
 
+    def ended(self, execution_id: str, sequence: int) -> None:
+        """See the port; best effort, lost while disconnected."""
+        payload = encode(_Ended(execution_id, sequence))
+        self._connection.send(publish_frame(self._topology.ended, payload))
+
+    async def on_ended(self, callback: Callable[[str, int], None]) -> None:
+        """See the port."""
+
+        def heard(data: bytes) -> None:
+            ended = _decode_ended(data)
+            callback(ended.execution_id, ended.sequence)
+
+        self._hear(self._topology.ended, heard)
+
+    def _hear(self, subject: str, callback: Callable[[bytes], None]) -> None:
         def heard(
             subject: bytes, reply: bytes, data: bytes, headers: bytes | None
         ) -> None:
-            del subject, reply, headers
+            del reply, headers
             try:
-                execution_id = _decode_cancelled(data).execution_id
+                callback(data)
             except (DecodeError, ValidationError) as error:
-                log.warning("cancel.unreadable", error=str(error))
-                return
-            callback(execution_id)
+                log.warning(
+                    "signal.unreadable", subject=subject.decode(), error=str(error)
+                )
 
-        self._connection.listen(self._topology.cancel, heard)
+        self._connection.listen(subject, heard)
 
     async def ask(
         self, shard: Shard, question: Question, timeout_s: float

@@ -70,6 +70,7 @@ class Owned:
     missing: bool = False
     text: str = TEXT
     observer: Counting = field(default_factory=Counting)
+    limits: DriveLimits = field(default_factory=DriveLimits)
 
     async def open(self, tasks: anyio.abc.TaskGroup) -> None:
         settings = BusSettings(shard_count=1)
@@ -87,7 +88,7 @@ class Owned:
                 values=Values(MemoryResults(), self.clock, observer),
             ),
             tasks,
-            DriveLimits(),
+            self.limits,
             1,
         )
         ports = OwnershipPorts(
@@ -316,12 +317,29 @@ async def test_a_step_whose_arcs_lead_nowhere_is_told_unless_it_is_quiet() -> No
     assert told == ["start"]
 
 
-async def test_a_limit_that_ends_an_execution_is_counted() -> None:
-    """RT-LIM-1."""
-    owned = Owned()
+async def test_servers_are_told_where_an_end_is() -> None:
+    owned = Owned(missing=True)
+    told: list[tuple[str, int]] = []
     async with anyio.create_task_group() as tasks:
         await owned.open(tasks)
-        owned.text = ENDLESS
+        await owned.bus.signals.on_ended(lambda eid, place: told.append((eid, place)))
+        await owned.start("7001")
+        await owned.until("7001", "playbook.failed")
+        with anyio.fail_after(5):
+            while not told:
+                await anyio.sleep(0)
+        tasks.cancel_scope.cancel()
+    ((eid, place),) = told
+    message = next(owned.broker.after(place - 1)).message
+    (record,) = decode_append(message.data).records
+    assert (eid, record.events[-1].type) == ("7001", "playbook.failed")
+
+
+async def test_a_limit_that_ends_an_execution_is_counted() -> None:
+    """RT-LIM-1."""
+    owned = Owned(text=ENDLESS, limits=DriveLimits(visits_max=20))
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
         await owned.start("7001")
         ended = await owned.until("7001", "playbook.failed")
         assert "visits_per_step" in ended.error
