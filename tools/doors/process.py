@@ -127,18 +127,17 @@ class Census:
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(CENSUS_S, self._look)
+        self._timer = loop.call_later(CENSUS_S, self._again)
 
     def __exit__(self, *_: object) -> None:
         assert self._timer is not None
         self._timer.cancel()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Count them now."""
         if members(self._leader) > self._most:
             self._exceeded = True
             signal_group(self._leader, signal.SIGKILL)
-        else:
-            self.__enter__()
 
     def check(self) -> None:
         """Raise LimitExceededError when there were too many."""
@@ -147,6 +146,11 @@ class Census:
                 "processes_max",
                 f"it had more than {self._most} processes at once; all were ended",
             )
+
+    def _again(self) -> None:
+        self.look()
+        if not self._exceeded:
+            self.__enter__()
 
 
 async def start(

@@ -14,7 +14,8 @@ from msgspec.json import decode as decode_json
 from state_builder.errors import LimitExceededError
 from state_builder.records import JSON, ToolFailure
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
-from tools.doors.child import Answer, Child, ChildDiedError, Children, Fault
+from tools.doors.child import Answer, Child, ChildDiedError, Fault, Terms
+from tools.doors.children import Children
 from tools.doors.files import confined, directory, make_scratch
 from tools.doors.process import Capture, bare_environment, bounds_of
 from tools.doors.scripts import load_script
@@ -138,20 +139,24 @@ class Python(Tool):
             pool = self._pools[interpreter] = Children(
                 lambda: self._start(interpreter or sys.executable),
                 size=self._limits.python_children_max,
-                runs_max=self._limits.python_runs_max,
             )
         return pool
 
     async def _start(self, interpreter: str) -> Child:
         limits = self._limits
         home = make_scratch(limits, "python")
-        memory = limits.python_rss_mb_max << 20
+        memory = str(limits.python_rss_mb_max << 20)
         return await Child.start(
-            lambda control: [interpreter, "-I", PROGRAM, str(control), str(memory)],
+            lambda control, tickets: [
+                *(interpreter, "-I", PROGRAM, str(control), str(tickets), memory)
+            ],
             env=bare_environment(limits.environment, home),
             home=home,
-            answer_bytes_max=limits.result_bytes_max,
-            bounds=bounds_of(limits, 0),
+            terms=Terms(
+                answer_bytes_max=limits.result_bytes_max,
+                runs_max=limits.python_runs_max,
+                bounds=bounds_of(limits, 0),
+            ),
         )
 
 

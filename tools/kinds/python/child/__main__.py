@@ -7,23 +7,22 @@ under short names either.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import ModuleType
 
 NAME = "_noetl_child"
 
 
 def load() -> None:
     """Make the package importable as ``NAME``."""
-    here = Path(__file__).parent
-    spec = spec_from_file_location(
-        NAME, here / "__init__.py", submodule_search_locations=[str(here)]
-    )
-    assert spec is not None and spec.loader is not None
-    package = sys.modules[NAME] = module_from_spec(spec)
-    spec.loader.exec_module(package)
+    here = os.path.dirname(os.path.abspath(__file__))
+    loader = SourceFileLoader(NAME, os.path.join(here, "__init__.py"))
+    package = sys.modules[NAME] = ModuleType(NAME)
+    package.__spec__ = ModuleSpec(NAME, loader, origin=loader.path, is_package=True)
+    package.__path__ = [here]
 
 
 if __name__ == "__main__":

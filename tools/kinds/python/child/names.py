@@ -22,7 +22,8 @@ class Misuse(Exception):
 def prepare(request: dict[str, Any]) -> None:
     """Paths, environment and working directory of a run; its libraries exist."""
     sys.path[:0] = request.get("sys_path") or []
-    os.environ.update(request.get("env") or {})
+    if request.get("env"):
+        os.environ.update(request["env"])
     for variable, text in (request.get("files") or {}).items():
         os.environ[variable] = private_file(variable.lower(), text)
     if request.get("cwd"):

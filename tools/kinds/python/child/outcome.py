@@ -25,9 +25,9 @@ def check_keys(value: Any, wanted: list[str]) -> None:
 def as_json(value: Any) -> str:
     """A value as strict JSON text (TL-RES-06, TL-PY-10)."""
     try:
-        return json.dumps(value, default=plain, allow_nan=False)
+        return _strict(value)
     except (TypeError, ValueError):
-        return json.dumps(cleaned(value), allow_nan=False)
+        return _strict(cleaned(value))
 
 
 def plain(value: Any) -> Any:
@@ -46,6 +46,9 @@ def plain(value: Any) -> Any:
             value.to_dict("records") if hasattr(value, "columns") else value.to_dict()
         )
     return str(value)
+
+
+_strict = json.JSONEncoder(default=plain, allow_nan=False).encode
 
 
 def cleaned(value: Any) -> Any:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # what signal itself wraps
 import builtins
 import ctypes
 import os
-import shutil
 import signal
 import sys
+import termios
 import threading
+import time
+from fcntl import ioctl
 
 SET_SUBREAPER = 36
+POLL_S = 0.0005
+EMPTY = bytes(4)
 
 HANDLED_SIGNALS = (
     signal.SIGTERM,
@@ -28,13 +33,17 @@ class Baseline:
     """The state of the process that every run starts from."""
 
     def __init__(self) -> None:
-        self.environ = dict(os.environ)
+        self.environ = os.environ
+        # What is under the mapping: comparing it decodes nothing.
+        self.raw = vars(os.environ)["_data"]
+        self.variables = dict(self.raw)
         self.cwd = os.getcwd()
         self.path = list(sys.path)
-        self.handlers = [signal.getsignal(number) for number in HANDLED_SIGNALS]
+        self.handlers = [_signal.getsignal(number) for number in HANDLED_SIGNALS]
         self.builtins = dict(vars(builtins))
         self.streams = (sys.stdin, sys.stdout, sys.stderr)
         self.recursion = sys.getrecursionlimit()
+        self.outputs = (os.dup(1), os.dup(2))
 
     def flush(self) -> None:
         """Mend what we need ourselves, and send what was printed on its way."""
@@ -48,18 +57,32 @@ class Baseline:
             if not stream.closed:
                 stream.flush()
 
+    def printed(self) -> bool:
+        """Is something in the outputs that the parent has not taken yet?"""
+        return any(
+            ioctl(output, termios.FIONREAD, EMPTY) != EMPTY for output in self.outputs
+        )
+
+    def wait_taken(self) -> None:
+        """Until the parent took what the last run printed, so that it knows whose."""
+        while self.printed():
+            time.sleep(POLL_S)
+
     def restore(self) -> None:
         """Put back what a run changed; cheap where it changed nothing."""
         sys.path[:] = self.path
         sys.argv = [""]
         sys.setrecursionlimit(self.recursion)
-        if dict(os.environ) != self.environ:
-            os.environ.clear()
-            os.environ.update(self.environ)
+        os.environ = self.environ  # noqa: B003 - the object itself may be another
+        if self.raw != self.variables:
+            self.environ.clear()
+            for name, text in self.variables.items():
+                self.environ[os.fsdecode(name)] = os.fsdecode(text)
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in zip(HANDLED_SIGNALS, self.handlers, strict=True):
-            if signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
+            # The function below the public one, which makes an enum of every answer.
+            if _signal.getsignal(number) is not handler:
+                _signal.signal(number, handler)
         self._clean_directory()
 
     def _clean_directory(self) -> None:
@@ -67,6 +90,8 @@ class Baseline:
         with os.scandir(self.cwd) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
+                    import shutil  # takes longer than the rest of this file
+
                     shutil.rmtree(entry.path)
                 else:
                     os.unlink(entry.path)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
 import os
-import socket
 import struct
 import sys
+from collections.abc import Awaitable
 from typing import Any
 
 from .names import Misuse, bound, names_for, prepare
@@ -18,6 +16,12 @@ from .program import RETURN, Program
 
 CACHED_CODES = 256
 NO_RESULT = object()
+HEAD = struct.Struct("!IB")
+READ = 1 << 18
+
+# Kept here, so that a run that changes the module's own changes nothing of ours.
+encode = json.JSONEncoder().encode
+decode = json.JSONDecoder().decode
 
 
 class Runs:
@@ -43,6 +47,10 @@ class Runs:
             return {"failure": described(error, filename, request["code"])}
 
     def _value(self, request: dict[str, Any], filename: str) -> Any:
+        if "async" in request["code"]:
+            # Loading it takes longer than all else a child starts with; and later a
+            # file on the run's own path could hide it.
+            import asyncio  # noqa: F401
         prepare(request)
         program = self._program(request["code"], filename)
         names = names_for(request)
@@ -77,7 +85,9 @@ class Runs:
 def finished(main: Any, request: dict[str, Any], names: dict[str, Any]) -> Any:
     """What ``main`` gives, awaited where it has to be (TL-PY-08)."""
     value = main(**bound(main, request, names))
-    if inspect.isawaitable(value):
+    if isinstance(value, Awaitable):
+        import asyncio
+
         return asyncio.run(awaited(value))
     return value
 
@@ -87,59 +97,90 @@ async def awaited(value: Any) -> Any:
     return await value
 
 
-def receive(control: socket.socket) -> bytes:
-    """The next frame; empty when the parent is gone."""
-    head = exactly(control, 4)
-    return exactly(control, struct.unpack("!I", head)[0]) if head else b""
+class Questions:
+    """Frames in the order they came; those that were taken back are passed over."""
+
+    def __init__(self, control: int, tickets: int) -> None:
+        self._control = control
+        self._tickets = tickets
+        self._heard = bytearray()
+
+    def next(self) -> bytes:
+        """The next question that is ours; empty when the parent is gone."""
+        ticket = os.read(self._tickets, 1)
+        while ticket:
+            head = self._exactly(HEAD.size)
+            if not head:
+                break
+            size, number = HEAD.unpack(head)
+            frame = self._exactly(size)
+            if number == ticket[0]:
+                return frame
+        return b""
+
+    def _exactly(self, size: int) -> bytes:
+        """So many bytes; empty when the parent is gone."""
+        heard = self._heard
+        while len(heard) < size:
+            part = os.read(self._control, READ)
+            if not part:
+                return b""
+            heard += part
+        taken = bytes(heard[:size])
+        del heard[:size]
+        return taken
 
 
-def exactly(control: socket.socket, size: int) -> bytes:
-    """So many bytes; empty when the parent is gone."""
-    parts: list[bytes] = []
-    while size:
-        part = control.recv(min(size, 1 << 20))
-        if not part:
-            return b""
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+def send(control: int, frame: bytes) -> None:
+    """All of a frame."""
+    view = memoryview(frame)
+    while view:
+        view = view[os.write(control, view) :]
 
 
-def reply(request_id: str, answer: dict[str, Any], *, dirty: bool) -> bytes:
+def reply(head: dict[str, Any], answer: dict[str, Any]) -> bytes:
     """An answer as a frame; the value is JSON already and is not written twice."""
     value = answer.pop("value", None)
-    head = {"id": request_id, "dirty": dirty, **answer}
-    text = json.dumps(head)
+    text = encode({**head, **answer})
     if value is not None:
         text = f'{text[:-1]}, "value": {value}}}'
     body = text.encode()
     return struct.pack("!I", len(body)) + body
 
 
-def serve(control: socket.socket) -> None:
-    """Answer requests until the parent closes the socket."""
+def serve(control: int, tickets: int) -> None:
+    """Answer requests until the parent closes the sockets, or a run leaves a mess."""
     runs, baseline = Runs(), Baseline()
-    while frame := receive(control):
-        request = json.loads(frame)
+    questions = Questions(control, tickets)
+    while frame := questions.next():
+        request = decode(frame.decode())
         del frame
+        baseline.wait_taken()
         answer = runs.answer(request)
         baseline.flush()
         dirty = baseline.is_dirty()
         if not dirty:
             baseline.restore()
-        control.sendall(reply(request["id"], answer, dirty=dirty))
+        head = {"id": request["id"], "dirty": dirty, "printed": baseline.printed()}
+        send(control, reply(head, answer))
+        if dirty:
+            # The parent ends us, and whatever is left of the run.
+            while os.read(control, READ):
+                pass
+            return
 
 
 def main(argv: list[str]) -> None:
-    """Serve the parent at the other end of the socket."""
-    control = socket.socket(fileno=int(argv[0]))
-    os.set_inheritable(control.fileno(), False)
+    """Serve the parent at the other end of the sockets."""
+    control, tickets = int(argv[0]), int(argv[1])
+    os.set_inheritable(control, False)
+    os.set_inheritable(tickets, False)
     for stream in (sys.stdout, sys.stderr):
         # By the line, so that output keeps its order and outlives a crash.
         stream.reconfigure(  # type: ignore[union-attr]
             encoding="utf-8", errors="backslashreplace", line_buffering=True
         )
     adopt_orphans()
-    if int(argv[1]):
-        limit_memory(int(argv[1]))
-    serve(control)
+    if int(argv[2]):
+        limit_memory(int(argv[2]))
+    serve(control, tickets)
