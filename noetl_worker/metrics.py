@@ -191,6 +191,7 @@ noetl_wallet_rotate_total table=credential,keychain status=skipped,rewrapped,fai
 """  # noqa: E501 - a table, a line each
 
 _GAUGES = """
+noetl_index_bytes -- memory of open executions in the owner, as of their last snapshot
 noetl_bus_connected -- 1 while the broker answers
 noetl_commands_unserved pool -- commands waiting for a pool nobody serves
 noetl_executions_waiting reason=unclaimed,running,parked,other -- executions open for over an hour, by what they wait for

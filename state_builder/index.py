@@ -7,16 +7,23 @@ position is a property of the index, and a snapshot is the index written down.
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 
-from msgspec import DecodeError, Struct, ValidationError, field
+from msgspec import DecodeError, Raw, Struct, ValidationError, field
 from msgspec.json import Decoder, Encoder
 
 from state_builder.errors import RecordError
 from state_builder.ids import digest_of, event_id, event_position
 from state_builder.ports import LogMessage
 from state_builder.records import GENESIS, RESERVED_TYPES, Record, decode_append
-from state_builder.state import STATE_VERSION, State, fold, own_payloads
+from state_builder.state import (
+    STATE_VERSION,
+    OpenCommand,
+    State,
+    fold,
+    own_payloads,
+)
 
 ENDED_KEPT_MAX = 512
 """Ended executions kept whole, for status questions right after the end."""
@@ -31,10 +38,16 @@ DECISION_TYPES = RESERVED_TYPES - _FROM_OUTSIDE
 """A record that begins with one of these is a decision, any other is a fact."""
 
 
-class Entry(Struct, kw_only=True):
-    """One execution in memory.
+MEMORY_PER_BYTE = 4
+"""Bytes of memory that a state takes for each byte of its encoding, about."""
+
+
+class Entry:
+    """One execution in memory; packed while it has long been idle (RT-IDX-10).
 
     Attributes:
+        packed: its state, compressed, until somebody asks for it.
+        size: bytes of memory it takes, as of the last snapshot.
         unread: messages of its last pass that were not read back yet; while there are
             any, it is not decided again (design §4).
         due: something was read that no decision has seen. A pass leaves nothing to
@@ -43,11 +56,56 @@ class Entry(Struct, kw_only=True):
         armed: the due time its owner is to wake up for; 0 = none.
     """
 
-    state: State
-    unread: int = 0
-    due: bool = True
-    retired: bool = False
-    armed: float = 0.0
+    __slots__ = ("_state", "armed", "due", "packed", "retired", "size", "unread")
+
+    def __init__(self, state: State) -> None:
+        self._state: State | None = state
+        self.packed = b""
+        self.size = 0
+        self.unread = 0
+        self.due = True
+        self.retired = False
+        self.armed = 0.0
+
+    @property
+    def state(self) -> State:
+        """The state; whoever asks for it unpacks it."""
+        if self._state is None:
+            self._state = _state_decoder.decode(zlib.decompress(self.packed))
+            if self._state.genesis is not None:
+                own_payloads(self._state.genesis)
+            self.packed = b""
+        return self._state
+
+    def encoded(self) -> bytes:
+        """The state as JSON, packed or not."""
+        if self.packed:
+            return zlib.decompress(self.packed)
+        return _state_encoder.encode(self._state)
+
+    def pack(self) -> None:
+        """Give memory back; nothing but time is lost by it."""
+        self.packed = zlib.compress(self.encoded(), 1)
+        self.size = len(self.packed)
+        self._state = None
+
+    @property
+    def idle(self) -> bool:
+        """Does nobody need to look at it until its next event or timer?
+
+        Its commands are taken for good, and no loop waits for room to go on.
+        """
+        if self.packed or self.due or self.unread:
+            return False
+        state = self.state
+        active = (state.steps[name].active for name in state.live)
+        looping = any(run is not None and run.loop is not None for run in active)
+        return not looping and all(map(_is_taken, state.commands.values()))
+
+
+def _is_taken(command: OpenCommand) -> bool:
+    """Does its message in the log matter to nobody any more?"""
+    return bool(command.child) or (command.parked and not command.worker)
 
 
 class Tree(Struct, kw_only=True, omit_defaults=True):
@@ -63,17 +121,19 @@ class Tree(Struct, kw_only=True, omit_defaults=True):
 
 
 class Snapshot(Struct, kw_only=True):
-    """A shard's open executions up to a sequence."""
+    """A shard's open executions up to a sequence; each a :class:`State`, encoded."""
 
     version: int
     shard: int
     covered: int
     generation: int
-    executions: list[State]
+    executions: list[Raw]
     tombstones: dict[str, str] = field(default_factory=dict)
     trees: dict[str, Tree] = field(default_factory=dict)
 
 
+_state_encoder = Encoder()
+_state_decoder = Decoder(State)
 _snapshot_encoder = Encoder()
 _snapshot_decoder = Decoder(Snapshot)
 
@@ -132,7 +192,7 @@ class ShardIndex:
         if known or record.events[0].type != GENESIS:
             # A late fact, or one of an execution that never began: O(1), no effect.
             return None
-        entry = Entry(state=State(execution_id=record.execution_id))
+        entry = Entry(State(execution_id=record.execution_id))
         self.open[record.execution_id] = entry
         return entry
 
@@ -196,10 +256,11 @@ class ShardIndex:
         """
         first = covered + 1
         for entry in self.open.values():
+            if entry.packed:
+                continue
             for command in entry.state.commands.values():
                 generation, sequence, _ = event_position(command.event)
-                taken = command.child or (command.parked and not command.worker)
-                if not taken and generation == self.generation:
+                if not _is_taken(command) and generation == self.generation:
                     first = min(first, sequence)
         return first
 
@@ -209,18 +270,42 @@ class ShardIndex:
         ``covered`` is :attr:`position`, or the log's end when nothing is pending.
         """
         assert covered >= self.position
+        executions: list[Raw] = []
+        for entry in self.open.values():
+            encoded = entry.encoded()
+            if not entry.packed:
+                entry.size = len(encoded) * MEMORY_PER_BYTE
+            executions.append(Raw(encoded))
         body = _snapshot_encoder.encode(
             Snapshot(
                 version=STATE_VERSION,
                 shard=self.shard,
                 covered=covered,
                 generation=self.generation,
-                executions=[entry.state for entry in self.open.values()],
+                executions=executions,
                 tombstones=dict(self.tombstones),
                 trees=self.trees,
             )
         )
         return digest_of(body).encode() + b"\n" + body
+
+    @property
+    def memory(self) -> int:
+        """Bytes the open executions take, as of the last snapshot."""
+        return sum(entry.size for entry in self.open.values())
+
+    def pack(self, excess: int) -> list[str]:
+        """Pack idle executions, longest idle first, until so many bytes are free."""
+        packed: list[str] = []
+        idle = [entry for entry in self.open.values() if entry.idle]
+        for entry in sorted(idle, key=lambda entry: entry.state.head.event_id):
+            if excess <= 0:
+                break
+            packed.append(entry.state.execution_id)
+            excess -= entry.size
+            entry.pack()
+            excess += entry.size
+        return packed
 
     @classmethod
     def restore(cls, shard: int, generation: int, data: bytes) -> ShardIndex:
@@ -235,6 +320,7 @@ class ShardIndex:
             raise RecordError("snapshot: checksum does not match")
         try:
             snapshot = _snapshot_decoder.decode(body)
+            states = [_state_decoder.decode(one) for one in snapshot.executions]
         except (DecodeError, ValidationError) as error:
             raise RecordError(f"snapshot: {error}") from error
         found = (snapshot.version, snapshot.shard, snapshot.generation)
@@ -244,10 +330,10 @@ class ShardIndex:
                 f"snapshot of (version, shard, generation) {found}, wanted {wanted}"
             )
         index = cls(shard, generation, snapshot.covered)
-        for state in snapshot.executions:
+        for state in states:
             if state.genesis is not None:
                 own_payloads(state.genesis)
-            index.open[state.execution_id] = Entry(state=state)
+            index.open[state.execution_id] = Entry(state)
         index.tombstones.update(snapshot.tombstones)
         index.trees.update(snapshot.trees)
         return index

@@ -147,6 +147,8 @@ class Backstop:
             if owned.lost or not owned.ready:
                 continue
             for entry in list(owned.index.open.values()):
+                if entry.packed:  # it waits for no worker
+                    continue
                 for command_id, command in list(entry.state.commands.items()):
                     # Parked ones wait for the world outside, and for children.
                     if command.parked or command.child:

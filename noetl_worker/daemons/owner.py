@@ -155,6 +155,8 @@ class Owner:
     def drive_all(self, owned: OwnedShard) -> None:
         """Look at every open execution of a shard: after boot, after a renewal."""
         for entry in list(owned.index.open.values()):
+            if entry.packed:  # armed, and decided as far as it can be
+                continue
             self._arm(owned, entry)
             if not entry.unread:
                 self.drive(owned, entry)

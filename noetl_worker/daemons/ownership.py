@@ -40,6 +40,7 @@ class OwnershipSettings:
         snapshot_every_events, snapshot_every_s: RT-IDX-4.
         idle_snapshot_messages: a shard nothing happens in is written down again after
             so much in the others.
+        index_bytes_max: memory for the states of open executions, all shards together.
         renew_look_s: how often to look whether leases are old.
         renew_after_messages: leases of a log that is shorter stay.
     """
@@ -51,6 +52,7 @@ class OwnershipSettings:
     snapshot_every_events: int = 5000
     snapshot_every_s: float = 30.0
     idle_snapshot_messages: int = 500
+    index_bytes_max: int = 512 << 20
     renew_look_s: float = 10.0
     renew_after_messages: int = 10_000
 
@@ -213,6 +215,30 @@ class Ownership:
         self._snapshot_at[owned.shard] = self._ports.clock.monotonic()
         await self._snapshots.write(owned.index, covered)
         owned.written = covered
+        self._bound_memory(owned)
+
+    def _bound_memory(self, owned: OwnedShard) -> None:
+        """Pack what has been idle longest where states take too much (RT-IDX-10)."""
+        observer, most = self._ports.observer, self._settings.index_bytes_max
+        kept = [found for found in self.shards.values() if not found.lost]
+        used = sum(found.index.memory for found in kept)
+        if used > most:
+            packed = owned.index.pack(used - most)
+            for execution_id in packed:
+                owned.memos.pop(execution_id, None)
+                owned.bulks.pop(execution_id, None)
+            before, used = used, sum(found.index.memory for found in kept)
+            observer.count("noetl_limit_hits_total", limit="index_bytes_max")
+            told = log.warning if used > most else log.info
+            told(
+                "index.packed",
+                shard=owned.shard,
+                executions=len(packed),
+                bytes_before=before,
+                bytes_after=used,
+                bytes_max=most,
+            )
+        observer.gauge("noetl_index_bytes", used)
 
     async def _renew_due(self) -> None:
         """Renew leases in the older half of the log: the janitor trims behind them.

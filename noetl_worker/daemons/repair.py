@@ -124,7 +124,7 @@ class Repair:
             index = ShardIndex(shard, info.generation, info.first_sequence - 1)
         for execution_id, state in added.items():
             if execution_id not in index.tombstones:
-                index.open.setdefault(execution_id, Entry(state=state))
+                index.open.setdefault(execution_id, Entry(state))
         if index.position >= until:
             return index
         # All shards: a message of another one tells that this one's were read.

@@ -124,6 +124,7 @@ def _ownership(
             pinned=settings.process.shards or None,
             snapshot_every_events=settings.owner.snapshot_every_events,
             snapshot_every_s=settings.owner.snapshot_every_s,
+            index_bytes_max=settings.owner.index_bytes_max,
         ),
         taken,
     )

@@ -76,7 +76,6 @@ _RETIRED: Final[dict[str, str]] = {
             "WORKER_MODE NOETL_SUBSCRIPTION_PATH",
             "there is no subscriber; a step of kind 'subscription' takes messages",
         ),
-        ("NOETL_INDEX_MAX_BYTES", "the states of all open executions are kept"),
         ("NOETL_AGENT_ALLOWED_MODULES", "call an agent's framework from a python step"),
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",

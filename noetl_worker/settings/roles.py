@@ -124,6 +124,13 @@ class Owner:
         "s",
         ABOVE_ZERO,
     )
+    index_bytes_max: int = env(
+        "NOETL_INDEX_MAX_BYTES",
+        512 * MIB,
+        "memory for states of open executions; above it idle ones are packed",
+        "bytes",
+        SOME,
+    )
     playbooks_max: int = env(
         "NOETL_PLAYBOOK_CACHE", 512, "parsed playbooks kept", "", SOME
     )

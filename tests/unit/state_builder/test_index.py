@@ -60,6 +60,58 @@ def test_an_execution_is_open_until_its_terminal_and_then_a_tombstone() -> None:
     assert index.find("2") is None
 
 
+def parked(execution_id: str) -> list[Record]:
+    """An execution that waits for a call-back, however long."""
+    pending = {"status": "pending", "pending": True, "worker_id": "", "task": "j"}
+    return [
+        genesis(execution_id),
+        issue(execution_id, "load"),
+        fact(execution_id, "load", "command.started"),
+        fact(execution_id, "load", "command.completed", **pending),
+    ]
+
+
+def test_what_waits_longest_is_packed_first_and_comes_back_unchanged() -> None:
+    """RT-IDX-10: whatever is done to a packed execution, none can tell the difference."""
+    index, twin = ShardIndex(0, 0), ShardIndex(0, 0)
+    log = stored(*parked("1"), *parked("2"), genesis("3"), issue("3", "load"))
+    for one in log:
+        index.apply(one)
+        twin.apply(one)
+    for entry in index.open.values():
+        entry.due = False
+    before = index.snapshot(len(log))
+    used = index.memory
+    assert index.pack(1) == ["1"]
+    assert index.pack(used) == ["2"], "a worker's command keeps its execution at hand"
+    assert index.memory < used
+    assert index.snapshot(len(log)) == before
+    assert index.needed(len(log)) == twin.needed(len(log))
+    assert [name for name, entry in index.open.items() if entry.packed] == ["1", "2"]
+    end_of_it = message(
+        len(log) + 1,
+        encode_append([fact("1", "load", "call.done", status="COMPLETED")]),
+    )
+    index.apply(end_of_it)
+    twin.apply(end_of_it)
+    assert not index.open["1"].packed
+    assert index.find("1") == twin.find("1")
+    assert index.find("2") == twin.find("2")
+
+
+def test_only_idle_executions_are_packed() -> None:
+    """RT-IDX-10: not what is yet to be decided, nor what has a pass on its way."""
+    index = ShardIndex(0, 0)
+    for one in stored(*parked("1")):
+        index.apply(one)
+    entry = index.open["1"]
+    assert index.pack(1 << 30) == []
+    entry.due, entry.unread = False, 1
+    assert index.pack(1 << 30) == []
+    entry.unread = 0
+    assert index.pack(1 << 30) == ["1"]
+
+
 @pytest.mark.parametrize(("watcher", "needed"), [("worker-1", 2), ("", 10)])
 def test_a_job_somebody_watches_keeps_its_command_in_the_log(
     watcher: str, needed: int

@@ -54,6 +54,7 @@ class Owned:
 
     text: str = ONE
     room: int = 1 << 24
+    index_bytes_max: int = 1 << 24
     clock: ManualClock = field(default_factory=ManualClock)
     observer: Counting = field(default_factory=Counting)
 
@@ -86,7 +87,9 @@ class Owned:
             ),
             owner,
             tasks,
-            OwnershipSettings(member="me", shard_count=1),
+            OwnershipSettings(
+                member="me", shard_count=1, index_bytes_max=self.index_bytes_max
+            ),
             lambda owned: None,
         )
         self.shards = ownership.shards
@@ -213,6 +216,33 @@ async def test_a_command_that_runs_for_days_goes_on() -> None:
         owned.clock.advance(2 * DAY_S)
         await owned.backstop.look()
         assert "command.failed" not in [event.type for event in owned.events()]
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_waits_for_days_is_packed_when_memory_is_short() -> None:
+    """RT-IDX-10: its next event finds it, and nobody acts on it meanwhile."""
+    owned = Owned(index_bytes_max=1)
+    async with anyio.create_task_group() as tasks:
+        await owned.open(tasks)
+        delivery = await owned.take()
+        command_id = decode_append(delivery.data).records[0].events[-1].command_id
+        about: dict[str, Any] = {"step": "start", "command_id": command_id}
+        await owned.append("command.started", **about)
+        await owned.append("command.completed", pending=True, task="job", **about)
+        await owned.until("command.completed")
+        entry = owned.shards[0].index.open[EID]
+        assert not entry.packed
+        with anyio.fail_after(5):
+            while not entry.packed:
+                owned.clock.advance(31)
+                await anyio.sleep(0)
+        assert owned.observer.counts["noetl_limit_hits_total.index_bytes_max"] >= 1
+        assert owned.observer.gauges["noetl_index_bytes"] == len(entry.packed)
+        owned.clock.advance(2 * DAY_S)
+        await owned.backstop.look()
+        assert entry.packed
+        await owned.append("call.done", status="COMPLETED", **about)
+        await owned.until("playbook.completed")
         tasks.cancel_scope.cancel()
 
 
