@@ -328,6 +328,15 @@ class NoetlClient:
             raise _error(response)
         return response
 
+    async def put_bytes(self, path: str, data: bytes) -> None:
+        """Store bytes as they are. Raises as the other methods do."""
+        try:
+            response = await self._http.put(path, content=data)
+        except httpx.TransportError as error:
+            raise self._away(error) from error
+        if response.status_code >= HTTPStatus.BAD_REQUEST:
+            raise _error(response)
+
     async def _object(
         self,
         method: str,

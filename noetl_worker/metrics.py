@@ -201,6 +201,7 @@ noetl_log_used_ratio -- share of the log's room in use
 noetl_log_kept_messages by=snapshot,rows,lease,age -- messages that reason keeps in the log
 noetl_bus_log_full -- 1 while the log refuses appends
 noetl_streams_open -- live streams of this server
+noetl_worker_concurrent_dispatches -- commands this worker is at, parked ones too
 noetl_worker_nats_consumer_pending stream consumer -- messages not yet handled
 noetl_worker_nats_consumer_oldest_seconds stream consumer -- age of the first of them
 """  # noqa: E501 - a table, a line each
@@ -210,7 +211,7 @@ noetl_event_ingest_duration_seconds -- taking events over HTTP
 noetl_http_request_duration_seconds method route -- requests by route template
 noetl_plugin_duration_seconds -- calls of plug-ins
 noetl_worker_container_poll_duration_seconds -- from a container's start to its end
-noetl_worker_dispatch_duration_seconds tool_kind -- tools
+noetl_worker_dispatch_duration_seconds tool_kind status=success,error -- tools
 noetl_secret_resolve_duration_seconds provider region -- fetching a secret
 noetl_secret_refresh_duration_seconds -- refreshes of cached secrets
 noetl_secret_dynamic_ttl_seconds -- life of secrets that end

@@ -139,7 +139,10 @@ class Plugins(Protocol):
 
 
 class Effects(Protocol):
-    """What a plug-in may have done in its execution's name (TL-WA-06)."""
+    """What a plug-in may have done in its execution's name (TL-WA-06).
+
+    Every method raises NoetlError.
+    """
 
     async def publish_event(self, call: CallContext, event: bytes) -> None:
         """Append an event of the granted namespace."""

@@ -422,6 +422,9 @@ class Executor:
         """
         while True:
             await self._ports.clock.sleep(WATCH_S)
+            self._ports.observer.gauge(
+                "noetl_worker_concurrent_dispatches", len(self._running)
+            )
             if self._running:
                 await self._look_at_view(tasks)
             now = self._ports.clock.monotonic()

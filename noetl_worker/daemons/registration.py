@@ -7,10 +7,9 @@ runs without credentials does not notice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 import structlog
@@ -18,24 +17,12 @@ import structlog
 from state_builder.errors import UnavailableError
 from state_builder.ports import Clock
 from state_builder.records import JSON
+from state_builder.routes import ServerRoutes
 
 log = structlog.get_logger(__name__)
 
 FAREWELL_S: Final = 2.0
 KIND: Final = "worker_pool"
-
-
-class ServerRoutes(Protocol):
-    """The client's way to ask: status and body, whatever the status."""
-
-    async def exchange(
-        self,
-        method: str,
-        path: str,
-        body: JSON = None,
-        query: Mapping[str, str | int] | None = None,
-    ) -> tuple[int, JSON]:
-        """Raises UnavailableError when the server cannot be reached."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from noetl_worker.daemons.references import CommandValues
 from noetl_worker.daemons.registration import Presence, Registration
 from noetl_worker.lifecycle import SnowflakeIds, machine_number
 from noetl_worker.results.artifacts import StepValues
+from noetl_worker.results.effects import PluginEffects
 from noetl_worker.roles.process import Process, open_bus, run_with_health
 from noetl_worker.roles.values import open_values
 from noetl_worker.settings import Settings
@@ -91,10 +92,12 @@ async def run(process: Process) -> None:
         logs.hide(lambda: wallet.masked)
         values = open_values(process, bus)
         children = _children(process, bus)
+        step_values = StepValues(values, ids.mint)
         ports = ToolPorts(
             plugins=RemotePlugins(client),
             observer=process.observer,
-            values=StepValues(values, ids.mint),
+            effects=PluginEffects(client, step_values),
+            values=step_values,
             children=children,
         )
         registry = Registry(limits, ports)

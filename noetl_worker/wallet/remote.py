@@ -8,10 +8,10 @@ RT-WRK-11).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, cast
 from urllib.parse import quote
 
 import anyio
@@ -34,6 +34,7 @@ from state_builder.errors import (
 from state_builder.ports import Clock
 from state_builder.records import JSON
 from state_builder.redact import forms_of, secret_texts
+from state_builder.routes import ServerRoutes
 
 log = structlog.get_logger(__name__)
 
@@ -57,19 +58,6 @@ _TERMINAL: Final[dict[int, type[NoetlError]]] = {
     HTTPStatus.NOT_FOUND: NotFoundError,
     HTTPStatus.INTERNAL_SERVER_ERROR: DamagedError,
 }
-
-
-class ServerRoutes(Protocol):
-    """The client's way to ask: status and body, whatever the status."""
-
-    async def exchange(
-        self,
-        method: str,
-        path: str,
-        body: JSON = None,
-        query: Mapping[str, str | int] | None = None,
-    ) -> tuple[int, JSON]:
-        """Raises UnavailableError when the server cannot be reached."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ WAT = """(module (memory (export "memory") 1)
     (i64.or (i64.shl (i64.extend_i32_u (local.get 0)) (i64.const 32))
             (i64.extend_i32_u (local.get 1)))))"""
 TOKEN = "token-of-this-test"
+HEADERS = {"authorization": f"Bearer {TOKEN}"}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # name: (tool, error as rules and arcs see it)
@@ -154,12 +155,62 @@ async def test_kinds_that_run_code_give_their_data(running: Fleet) -> None:
     assert (data["wa"]["output"], data["co"]["stdout"]) == ({"n": "3"}, "3\n")
 
 
-async def put_plugin(running: Fleet) -> None:
-    """Register the echo module with the server."""
+ASKS = """(module
+  (import "noetl" "event_publish" (func $event (param i32 i32) (result i32)))
+  (import "noetl" "result_put" (func $result (param i32 i32 i32 i32) (result i32)))
+  (import "noetl" "object_put" (func $object (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "notes")
+  (func (export "alloc") (param i32) (result i32) (i32.const 1024))
+  (func (export "run") (param i32 i32) (result i64)
+    (drop (call $event (local.get 0) (local.get 1)))
+    (drop (call $result (i32.const 0) (i32.const 5) (local.get 0) (local.get 1)))
+    (drop (call $object (i32.const 0) (i32.const 5) (local.get 0) (local.get 1)))
+    (i64.const 0)))"""
+GRANTED = "event_publish,result_put,object_put"
+
+
+async def test_what_a_plugin_asks_for_happens(running: Fleet) -> None:
+    """TL-WA-06, TL-WA-07: in the log, the result store and the object store; but not
+    in the platform's own name."""
+    await put_plugin(running, "team/asks", ASKS, GRANTED)
+    said = {"type": "order.seen", "payload": {"n": 7}}
+    tool = {"kind": "wasm", "plugin": "team/asks", "input": said}
+    forged = {**tool, "input": {"type": "call.done"}}
+    runs = {}
+    for name, one in (("forges", forged), ("asks", tool)):
+        steps = f"  - {{step: start, tool: {json.dumps(one)}}}\n"
+        await running.client.register(playbook(f"tools/{name}", steps))
+        runs[name] = await running.start(f"tools/{name}")
+        wanted = "COMPLETED" if name == "asks" else "FAILED"
+        assert await running.ended([runs[name]]) == {runs[name]: wanted}
+    data = await result(running, runs["asks"], "start")
+    assert data["flush"] == {
+        "results_stored": 1,
+        "objects_stored": 1,
+        "events_published": 1,
+        "errors": [],
+    }
+    rows = await running.rows(
+        "SELECT node_name, context::text FROM noetl.event WHERE execution_id = $1 "
+        "AND event_type = 'order.seen'",
+        int(runs["asks"]),
+    )
+    assert [(row[0], json.loads(row[1])) for row in rows] == [("start", {"n": 7})]
+    async with httpx.AsyncClient(base_url=running.stack.server_url) as http:
+        stored = await http.get("/api/internal/objects/notes", headers=HEADERS)
+    assert stored.json() == said
+
+
+async def put_plugin(
+    running: Fleet, path: str = "team/echo", code: str = WAT, granted: str = ""
+) -> None:
+    """Register a module with the server."""
     async with httpx.AsyncClient(base_url=running.stack.server_url) as http:
         answer = await http.put(
-            "/api/internal/plugins/team/echo",
-            content=WAT.encode(),
-            headers={"authorization": f"Bearer {TOKEN}"},
+            f"/api/internal/plugins/{path}",
+            content=code.encode(),
+            params={"capabilities": granted},
+            headers=HEADERS,
         )
         assert answer.status_code == 200, answer.text

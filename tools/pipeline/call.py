@@ -68,7 +68,10 @@ class Caller(Struct, frozen=True, kw_only=True):
         seconds = self.clock.monotonic() - started
         ran.duration_ms = round(seconds * 1000, 3)
         self.observer.time(
-            "noetl_worker_dispatch_duration_seconds", seconds, tool_kind=plan.kind
+            "noetl_worker_dispatch_duration_seconds",
+            seconds,
+            tool_kind=plan.kind,
+            status="success" if ran.error is None else "error",
         )
         if ran.error is not None:
             ran.helpers = {**self.registry.blank(plan.kind, ran.error), **ran.helpers}

@@ -6,7 +6,8 @@ from typing import Any
 
 import anyio
 
-from state_builder.records import ToolFailure
+from state_builder.ports import Command
+from state_builder.records import ToolFailure, encode_json
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.errors import ToolCallError
 
@@ -41,6 +42,24 @@ async def refusal(tool: Tool, limits: ToolLimits, /, **config: Any) -> ToolCallE
 async def failure(tool: Tool, limits: ToolLimits, /, **config: Any) -> ToolFailure:
     """What such an error says."""
     return (await refusal(tool, limits, **config)).failure
+
+
+def command_of(tool: dict[str, Any], **context: Any) -> Command:
+    """A command that runs one tool, with what else its context holds."""
+    return Command(
+        execution_id="7",
+        command_id="7.s.1.1",
+        step="s",
+        kind=str(tool["kind"]),
+        visit=1,
+        iteration="",
+        attempt=1,
+        context=encode_json({"tool_config": tool, **context}),
+        path="p",
+        worker_id="w1",
+        trace={},
+        sequence=12,
+    )
 
 
 async def until(holds: Any, within_s: float = 10.0) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from calls import command_of
 
 from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.lifecycle import SystemClock
 from noetl_worker.metrics import PrometheusObserver
 from noetl_worker.results.values import Values
 from noetl_worker.wallet.memory import MemoryWallet
-from state_builder.ports import Command
 from state_builder.records import ToolOutcome, encode_json
 from tools import registry as registry_module
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
@@ -40,23 +40,8 @@ class Bench:
         clock = SystemClock()
         values = Values(MemoryResults(), clock, self.observer)
         runner = Runner(registry, self.limits, clock, self.observer, wallet, values)
-        context = {
-            "tool_config": tool,
-            "render_context": {"workload": workload},
-            "timeout_s": step_timeout,
-        }
-        command = Command(
-            execution_id="7",
-            command_id="7.s.1.1",
-            step="s",
-            kind=str(tool["kind"]),
-            visit=1,
-            iteration="",
-            attempt=1,
-            context=encode_json(context),
-            path="p",
-            worker_id="w1",
-            trace={},
+        command = command_of(
+            tool, render_context={"workload": workload}, timeout_s=step_timeout
         )
         try:
             return await runner.run(command)
@@ -221,7 +206,8 @@ async def test_calls_are_counted_by_kind(bench: Bench) -> None:
     await bench({"kind": "shell", "cmd": "exit 1"})
     page = bench.observer.page().decode()
     for line in (
-        'noetl_worker_dispatch_duration_seconds_count{tool_kind="noop"} 1.0',
+        'noetl_worker_dispatch_duration_seconds_count{status="success",tool_kind="noop"} 1.0',
+        'noetl_worker_dispatch_duration_seconds_count{status="error",tool_kind="shell"} 1.0',
         'noetl_worker_dispatch_errors_total{tool_kind="shell"} 1.0',
     ):
         assert line in page

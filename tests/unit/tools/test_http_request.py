@@ -21,12 +21,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[WebServer]:
-    async with web_server() as found:
-        yield found
-
-
-@pytest.fixture
 async def http() -> AsyncIterator[Http]:
     tool = Http(LIMITS)
     yield tool

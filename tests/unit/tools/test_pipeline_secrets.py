@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 import structlog
+from calls import command_of
 
 from noetl_worker.bus.memory.results import MemoryResults
 from noetl_worker.lifecycle import SystemClock
@@ -16,7 +17,6 @@ from noetl_worker.results.values import Values
 from noetl_worker.wallet.memory import MemoryWallet
 from state_builder.credentials import Asker, Credential, Want
 from state_builder.errors import UnavailableError, UpstreamError
-from state_builder.ports import Command
 from state_builder.records import ToolFailure, ToolOutcome, encode_json
 from tools.contract import CallContext, Tool, ToolLimits, ToolResult
 from tools.errors import ToolCallError
@@ -69,21 +69,7 @@ async def run(
     clock, observer = SystemClock(), PrometheusObserver()
     values = Values(MemoryResults(), clock, observer)
     runner = Runner(Only(limits), limits, clock, observer, given or wallet(), values)
-    context = {"tool_config": tool, "render_context": names or {}}
-    command = Command(
-        execution_id="7",
-        command_id="7.s.1.1",
-        step="s",
-        kind=str(tool["kind"]),
-        visit=1,
-        iteration="",
-        attempt=1,
-        context=encode_json(context),
-        path="p",
-        worker_id="w1",
-        trace={},
-        sequence=12,
-    )
+    command = command_of(tool, render_context=names or {})
     return await runner.run(command)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from calls import call, context, failure, refusal
-from web_server import WebServer, reply, web_server
+from web_server import WebServer, reply
 
 from tools.contract import ToolLimits
 from tools.errors import ToolCallError
@@ -201,12 +201,6 @@ async def test_a_link_does_not_lead_out_of_the_roots(
     link.symlink_to(tmp_path / "secret.py")
     found = await failure(python, limits, script={"uri": "link.py"})
     assert "outside the directories" in found.message
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[WebServer]:
-    async with web_server() as found:
-        yield found
 
 
 async def test_scripts_come_over_http(

@@ -17,7 +17,12 @@ from msgspec import DecodeError
 from msgspec.json import decode as decode_json
 from wasmtime import Engine, Module
 
-from state_builder.errors import ConflictError, NotFoundError, UnavailableError
+from state_builder.errors import (
+    ConflictError,
+    NoetlError,
+    NotFoundError,
+    UnavailableError,
+)
 from state_builder.records import JSON, ToolFailure, encode_json
 from tools.contract import CallContext, Plugin, Tool, ToolLimits, ToolPorts, ToolResult
 from tools.errors import ToolCallError, configuration
@@ -230,7 +235,7 @@ class Wasm(Tool):
             try:
                 await _perform(intent, call)
                 counts[intent.what] += 1
-            except (UnavailableError, NotFoundError, ToolCallError) as error:
+            except NoetlError as error:
                 errors.append(f"{intent.what}: {error}")
         return {
             "results_stored": counts["result_put"],
