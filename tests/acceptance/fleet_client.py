@@ -10,12 +10,16 @@ from typing import Any
 
 import anyio
 import asyncpg
+import nats
 from invariants import violations
+from nats.js.api import ConsumerConfig
 
 from noetl_worker.client import ClientOptions, NoetlClient
 from noetl_worker.dev.stack import Stack, StackOptions
 
 PATIENCE_S = 60.0
+EPOCH = "Nats-Expected-Last-Subject-Sequence"
+"""The header a decision names its owner's lease in."""
 TERMINAL = ("COMPLETED", "FAILED", "CANCELLED")
 
 HEAD = """apiVersion: noetl.io/v2
@@ -163,6 +167,37 @@ class Fleet:
             return await violations(connection, execution_ids)
         finally:
             await connection.close()
+
+
+async def decisions(found: Fleet) -> tuple[int, list[int], int]:
+    """How many decisions the log holds, those of an owner that was none any more when
+    they were stored, and the place of the newest lease."""
+    leases: dict[str, int] = {}
+    count, late = 0, []
+    client = await nats.connect(found.stack.nats_url)
+    try:
+        stream = client.jetstream()
+        config = ConsumerConfig(headers_only=True)
+        reader = await stream.subscribe(
+            "noetl.>", ordered_consumer=True, stream="noetl_events", config=config
+        )
+        while True:
+            message = await reader.next_msg(timeout=10)
+            place = message.metadata
+            epoch = (message.headers or {}).get(EPOCH)
+            if message.subject.startswith("noetl.lease."):
+                leases[message.subject] = place.sequence.stream
+            elif epoch is not None:
+                shard = (message.headers or {})[f"{EPOCH}-Subject"]
+                # The log may begin behind the first lease.
+                current = leases.setdefault(shard, int(epoch))
+                count += 1
+                if current != int(epoch):
+                    late.append(place.sequence.stream)
+            if place.num_pending == 0:
+                return count, late, max(leases.values(), default=0)
+    finally:
+        await client.close()
 
 
 async def patiently(call: Callable[[], Awaitable[Any]]) -> Any:
