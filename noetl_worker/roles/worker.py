@@ -80,10 +80,9 @@ def tool_limits(settings: Settings) -> ToolLimits:
 async def run(process: Process) -> None:
     """Run commands until a signal."""
     settings = process.settings
-    worker = settings.worker
     guard()
     ids = SnowflakeIds(machine_number(settings.process.machine_id), process.clock.now)
-    worker_id = worker.worker_id or f"{gethostname()}-{ids.mint()}"
+    worker_id = settings.worker.worker_id or f"{gethostname()}-{ids.mint()}"
     limits = tool_limits(settings)
     options = _client_options(settings)
     async with open_bus(process) as bus, NoetlClient(options) as client:
@@ -119,13 +118,7 @@ async def run(process: Process) -> None:
                 clock=process.clock,
                 observer=process.observer,
             ),
-            ExecutorSettings(
-                worker_id=worker_id,
-                pools=worker.pools,
-                slots=worker.slots,
-                ack_wait_s=settings.bus.ack_wait_s,
-                drain_s=settings.process.grace_s,
-            ),
+            _executor_settings(settings, worker_id),
         )
         children.on_wait = executor.step_aside
         registry.ports = replace(ports, parking=executor)
@@ -140,6 +133,16 @@ async def run(process: Process) -> None:
         finally:
             with anyio.CancelScope(shield=True):
                 await runner.close()
+
+
+def _executor_settings(settings: Settings, worker_id: str) -> ExecutorSettings:
+    return ExecutorSettings(
+        worker_id=worker_id,
+        pools=settings.worker.pools,
+        slots=settings.worker.slots,
+        ack_wait_s=settings.bus.ack_wait_s,
+        drain_s=settings.process.grace_s,
+    )
 
 
 def _client_options(settings: Settings) -> ClientOptions:
