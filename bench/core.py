@@ -12,7 +12,7 @@ import tracemalloc
 
 from msgspec import Raw
 
-from bench.playbooks import chain, fan
+from bench.playbooks import chain, fan, long
 from state_builder.arcs import Plan
 from state_builder.drive import Decision, DriveLimits, Turn, decide
 from state_builder.ids import Shard
@@ -155,6 +155,16 @@ def memory_per_iteration(width: int) -> float:
     return used / width
 
 
+def parsing() -> float:
+    """CPU milliseconds of parsing a playbook: an owner does nothing else meanwhile."""
+    text, times = long(), []
+    for _ in range(5):
+        begun = time.process_time()
+        load(text)
+        times.append(time.process_time() - begun)
+    return min(times) * 1000
+
+
 def core() -> dict[str, float]:
     """All figures of the core."""
     few = per_step(COUNTER.replace("LIMIT", "10"), 200)
@@ -168,6 +178,7 @@ def core() -> dict[str, float]:
         "us_per_iteration": narrow,
         "iterations_100000_vs_1000": wide / narrow,
         "bytes_per_iteration": memory_per_iteration(20_000),
+        "parse_ms": parsing(),
     }
 
 

@@ -37,6 +37,31 @@ def fan(width: int, window: int | None = None) -> str:
     )
 
 
+def long() -> str:
+    """Two hundred lines with pipelines, rules, variables and guarded arcs."""
+    steps = [
+        f"""  - step: {"start" if number == 0 else f"s{number}"}
+    tool:
+      - name: get
+        kind: http
+        url: "{{{{ api }}}}/items"
+        params: {{offset: "{{{{ ctx.offset }}}}", limit: "{{{{ size }}}}"}}
+        spec:
+          policy:
+            rules:
+              - {{when: "{{{{ output.error.retryable }}}}", then: {{do: retry}}}}
+              - {{when: "{{{{ output.status == 'error' }}}}", then: {{do: fail}}}}
+    set: {{ctx.total: "{{{{ (ctx.total | int) + 1 }}}}"}}
+    next:
+      spec: {{mode: exclusive}}
+      arcs:
+        - {{step: s{number + 1}, when: "{{{{ ctx.total < 5 }}}}"}}
+"""
+        for number in range(13)
+    ]
+    return _document("long", [*steps, "  - {step: s13, tool: {kind: noop}}"])
+
+
 def waiting(name: str, seconds: float) -> str:
     """One step of a pool nobody serves, until the execution's own time is over."""
     head = (

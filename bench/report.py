@@ -67,6 +67,7 @@ TARGETS: Final = tuple(
             *(_UNDER, 1.3, "x"),
         ),
         ("core.bytes_per_iteration", "owner keeps of an iteration", _UNDER, 200, "B"),
+        ("core.parse_ms", "a playbook of 200 lines parsed", _UNDER, 250, "ms"),
     )
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -150,20 +149,6 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     ) as piped:
         assert piped.stderr is not None
         assert piped.stderr.read() == b""
-
-
-@pytest.mark.slow
-def test_help_is_quick() -> None:
-    """Processor time, best of five, so that a busy machine does not decide."""
-    spent = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        noetl("--help")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(
-            after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-        )
-    assert min(spent) < 0.5
 
 
 @pytest.mark.parametrize(

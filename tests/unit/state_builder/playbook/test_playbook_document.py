@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import msgspec
 import pytest
-from playbook_documents import END, HEAD, book, errors, warnings, whole
+from playbook_documents import HEAD, book, errors, warnings, whole
 
 from state_builder.playbook import load, parse
 from state_builder.playbook.model import Arc
@@ -182,39 +181,6 @@ def test_pb_041_an_entry_step_makes_start_unnecessary() -> None:
     """PB-041."""
     text = f"{HEAD}executor: {{spec: {{entry_step: go}}}}\nworkflow:\n- {{step: go, tool: {{kind: noop}}}}"
     assert load(text).entry == "go"
-
-
-def test_a_playbook_of_two_hundred_lines_is_parsed_within_a_quarter_second() -> None:
-    """Parsing happens between two messages of an owner."""
-    body = """
-    - step: s%d
-      tool:
-        - name: get
-          kind: http
-          url: "{{ api }}/items"
-          params: {offset: "{{ ctx.offset }}", limit: "{{ size }}"}
-          spec:
-            policy:
-              rules:
-                - {when: "{{ output.error.retryable }}", then: {do: retry}}
-                - {when: "{{ output.status == 'error' }}", then: {do: fail}}
-      set: {ctx.total: "{{ (ctx.total | int) + 1 }}"}
-      next:
-        spec: {mode: exclusive}
-        arcs:
-          - {step: s%d, when: "{{ ctx.total < 5 }}"}
-          - {step: end}
-    """
-    text = book("".join(body % (n, n) for n in range(14))) + f"  {END}"
-    text = text.replace("step: s0", "step: start")
-    assert text.count("\n") > 200
-    best = 1.0
-    for _ in range(3):
-        # Of this process alone: a busy machine does not decide.
-        began = time.process_time()
-        assert parse(text).playbook is not None
-        best = min(best, time.process_time() - began)
-    assert best < 0.25
 
 
 def test_the_worked_example_of_the_language_is_parsed_without_findings() -> None:
